@@ -1,1 +1,15 @@
-//! capture
+//! A live process tree -> an image.
+
+use std::io;
+
+use crate::image::BulkTarget;
+
+/// Takes the bytes that travel beside the image, in order.
+pub trait BulkSink {
+    /// One run of bytes. `target` says where its first byte belongs. Memory
+    /// and shared objects come in whole pages, at most 1 MiB at a time.
+    ///
+    /// # Errors
+    /// What the carrier says; the capture then stops and the tree is thawed.
+    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> io::Result<()>;
+}
