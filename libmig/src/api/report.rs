@@ -1,0 +1,68 @@
+//! Results of moves and of questions about them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::{JobId, NodeName, Obstacle, Phase};
+
+/// How the memory of a job travels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MoveMode {
+    /// The mover chooses.
+    #[default]
+    Auto,
+    /// All of it after the freeze.
+    Stop,
+    /// Rounds of copies while the job runs.
+    Precopy,
+}
+
+/// What `mig move` prints, and with `--json` exactly in these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveReport {
+    /// The job.
+    pub job: JobId,
+    /// The source.
+    pub from: NodeName,
+    /// The destination.
+    pub to: NodeName,
+    /// How the memory travelled; never [`MoveMode::Auto`].
+    pub mode: MoveMode,
+    /// Wall-clock microseconds from the first thread stopped at the source to
+    /// the last one running at the destination.
+    pub pause_us: u64,
+    /// Wall-clock microseconds of the whole move.
+    pub total_us: u64,
+    /// Bytes that the source sent.
+    pub bytes_sent: u64,
+    /// Microseconds spent in each phase.
+    pub phases: BTreeMap<Phase, u64>,
+}
+
+/// The answer to `mig why`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhyReport {
+    /// The job, unless a process was asked about that belongs to none.
+    pub job: Option<JobId>,
+    /// The node where it runs.
+    pub from: NodeName,
+    /// The node that was asked about, if one was.
+    pub to: Option<NodeName>,
+    /// Whether it can move now: there are no obstacles.
+    pub movable: bool,
+    /// Everything that stands in the way.
+    pub obstacles: Vec<Obstacle>,
+}
+
+/// Where a job is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WhereReport {
+    /// The job.
+    pub job: JobId,
+    /// The node where it runs.
+    pub node: NodeName,
+    /// Counts its moves; the higher epoch owns it.
+    pub epoch: u64,
+}

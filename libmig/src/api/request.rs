@@ -1,0 +1,106 @@
+//! What `mig` asks of its daemon, and the answers.
+//!
+//! A request is answered by any number of [`FromDaemon::Event`] and then one
+//! [`FromDaemon::Done`] or [`FromDaemon::Failed`].
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Event, ExitRecord, Failure, JobId, JobInfo, MoveMode, MoveReport, NodeInfo, NodeName, Target,
+    WhereReport, WhyReport,
+};
+
+/// One request on the local socket.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// List jobs.
+    Ps {
+        /// Of every user, not only the caller's.
+        all: bool,
+    },
+    /// List nodes.
+    Nodes {},
+    /// Move a job.
+    Move(MoveRequest),
+    /// Send a signal to every process of the jobs' main process groups.
+    Kill {
+        /// The job.
+        target: Target,
+        /// Signal number.
+        signal: i32,
+    },
+    /// Wait until a job ends.
+    Wait {
+        /// The job.
+        target: Target,
+    },
+    /// What stands in the way of a move?
+    Why {
+        /// The job.
+        target: Target,
+        /// The destination, if one is meant.
+        to: Option<NodeName>,
+    },
+    /// Where is it?
+    Where {
+        /// The job.
+        target: Target,
+    },
+}
+
+/// `mig move`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveRequest {
+    /// The job or one of its processes.
+    pub target: Target,
+    /// The destination; without one the daemon chooses.
+    pub to: Option<NodeName>,
+    /// How the memory travels.
+    #[serde(default)]
+    pub mode: MoveMode,
+}
+
+/// The answer to `mig exec`: the job exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecReply {
+    /// Its ID.
+    pub job: JobId,
+    /// Path of the socket on which the capsule's init speaks with `mig exec`
+    /// and `mig attach`.
+    pub attach: String,
+}
+
+/// The answer to a request that succeeded.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// To [`Request::Ps`].
+    Jobs(Vec<JobInfo>),
+    /// To [`Request::Nodes`].
+    Nodes(Vec<NodeInfo>),
+    /// To an exec request, and to an attach request.
+    Exec(ExecReply),
+    /// To [`Request::Move`].
+    Moved(MoveReport),
+    /// To [`Request::Kill`]: the signal was delivered.
+    Killed(JobId),
+    /// To [`Request::Wait`].
+    Exited(ExitRecord),
+    /// To [`Request::Why`].
+    Why(WhyReport),
+    /// To [`Request::Where`].
+    Where(WhereReport),
+}
+
+/// Everything that the daemon sends after its hello.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FromDaemon {
+    /// Progress.
+    Event(Event),
+    /// The request succeeded.
+    Done(Reply),
+    /// The request failed.
+    Failed(Failure),
+}
