@@ -1,1 +1,32 @@
-//! migration
+//! The conductor: what happens next in a move, and who owns the job when.
+//!
+//! ```text
+//!  source       Offered ─► Prepared ─► Frozen ─► Built ─► Committed ─► (reaped)
+//!                  │           │          │        │          │
+//!                  └───────────┴──────────┴────────┴─ abort   └─ lost answer: Unknown
+//!
+//!  destination  Reserved ─► Filling ─► Built ─────────────► Live
+//!                  │           │         │ lost connection: Undecided
+//!                  └───────────┴─────────┴─ discard
+//! ```
+//!
+//! Each phase is a type whose transition consumes it, so that nothing can be
+//! done twice or out of turn; every phase before the commit point can be
+//! aborted, and its documentation says who runs and who owns the job afterwards.
+//!
+//! The conductor knows no process and no socket: it drives a [`SourceJob`] or a
+//! [`DestinationJob`] over any stream, which is how the tests lose every single
+//! frame in every phase.
+
+mod destination;
+pub mod failpoint;
+mod handover;
+mod job;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub use destination::{Arrival, receive};
+pub use handover::{Commit, Verdict};
+pub use job::{DestinationJob, JobError, MoveError, SourceJob};
+pub use source::{Departure, Moved, Offered};

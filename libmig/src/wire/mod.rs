@@ -1,1 +1,10 @@
-//! wire
+//! How frames look on a connection between two nodes, and how large they may
+//! be. Knows byte offsets and versions; knows nothing of processes.
+//!
+//! Neighbours: [`crate::transfer`] says which frames follow which.
+
+mod frame;
+pub mod limits;
+pub mod version;
+
+pub use frame::{FRAME_HEADER, Frame, FrameError, read_frame, write_bulk, write_message};

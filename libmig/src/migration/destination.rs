@@ -1,0 +1,244 @@
+//! The destination's side of a move, phase by phase.
+
+use std::{
+    io::{Read, Write},
+    time::Instant,
+};
+
+use super::{DestinationJob, failpoint, job::MoveError};
+use crate::{
+    image::JobImage,
+    transfer::{Connection, Incoming, Message, Offer, TransferError},
+};
+
+/// How an arrival ended.
+#[derive(Debug)]
+pub enum Arrival {
+    /// The job runs here.
+    Live {
+        /// The epoch that owns it.
+        epoch: u64,
+    },
+    /// Nothing of it is here; it runs at the source.
+    Discarded(MoveError),
+    /// A complete copy waits here, frozen; only the source knows whether it
+    /// has been given up. To be asked; nothing is destroyed meanwhile.
+    Undecided {
+        /// The epoch to ask about.
+        epoch: u64,
+        /// What became of the connection.
+        error: MoveError,
+    },
+}
+
+/// Takes a job in. The first frame that is read is the offer.
+#[must_use = "an undecided copy must be resolved by asking the source"]
+pub fn receive<J: DestinationJob>(job: &mut J, stream: impl Read + Write) -> Arrival {
+    let mut connection = Connection::new(stream);
+    let built = reserve(job, &mut connection)
+        .and_then(Reserved::fill)
+        .and_then(Filled::finish);
+    match built {
+        Ok(built) => built.release(),
+        Err(error) => {
+            job.discard();
+            connection.refuse(error.refusal());
+            Arrival::Discarded(error)
+        }
+    }
+}
+
+fn reserve<'a, J: DestinationJob, S: Read + Write>(
+    job: &'a mut J,
+    connection: &'a mut Connection<S>,
+) -> Result<Reserved<'a, J, S>, MoveError> {
+    const DOING: &str = "taking the offer";
+    let offer: Box<Offer> = connection
+        .expect("an offer", |message| match message {
+            Message::Offer(offer) => Ok(offer),
+            other => Err(other),
+        })
+        .map_err(MoveError::there(DOING))?;
+    failpoint::hit("destination.offer")
+        .and_then(|()| job.reserve(&offer))
+        .and_then(|()| failpoint::hit("destination.reserved"))
+        .map_err(MoveError::here("preparing for the job"))?;
+    connection
+        .send(&Message::Accepted)
+        .and_then(|()| {
+            connection.expect("a ping", |message| match message {
+                Message::Ping => Ok(()),
+                other => Err(other),
+            })
+        })
+        .and_then(|()| connection.send(&Message::Pong))
+        .map_err(MoveError::there(DOING))?;
+    Ok(Reserved {
+        job,
+        connection,
+        epoch: offer.epoch,
+    })
+}
+
+/// Capsule and husks exist.
+///
+/// Afterwards: the source owns the job, and runs it on an error.
+struct Reserved<'a, J, S> {
+    job: &'a mut J,
+    connection: &'a mut Connection<S>,
+    epoch: u64,
+}
+
+impl<'a, J: DestinationJob, S: Read + Write> Reserved<'a, J, S> {
+    fn fill(self) -> Result<Filled<'a, J, S>, MoveError> {
+        let (state, image) =
+            receive_image(self.connection).map_err(MoveError::there("receiving the image"))?;
+        self.job
+            .build(&state, image)
+            .and_then(|()| failpoint::hit("destination.image"))
+            .map_err(MoveError::here("laying the job out"))?;
+        loop {
+            match self.connection.receive() {
+                Ok(Incoming::Bulk(target)) => {
+                    self.job
+                        .bulk(target, self.connection.bulk_bytes())
+                        .map_err(MoveError::here("filling the job's memory"))?
+                }
+                Ok(Incoming::Message(Message::End { bulk_bytes })) => {
+                    return self.complete(bulk_bytes);
+                }
+                Ok(other) => {
+                    let error = other.instead_of("bulk or its end");
+                    return Err(MoveError::there("receiving the memory")(error));
+                }
+                Err(error) => return Err(MoveError::there("receiving the memory")(error)),
+            }
+        }
+    }
+
+    fn complete(self, sent: u64) -> Result<Filled<'a, J, S>, MoveError> {
+        let got = self.connection.bulk();
+        if got != sent {
+            let error = TransferError::Incomplete { sent, got };
+            return Err(MoveError::there("receiving the memory")(error));
+        }
+        Ok(Filled {
+            job: self.job,
+            connection: self.connection,
+            epoch: self.epoch,
+        })
+    }
+}
+
+fn receive_image<S: Read + Write>(
+    connection: &mut Connection<S>,
+) -> Result<(Vec<u8>, JobImage), TransferError> {
+    let state = connection.expect("the capsule's state", |message| match message {
+        Message::State(state) => Ok(state),
+        other => Err(other),
+    })?;
+    match connection.receive()? {
+        Incoming::Image(image) => Ok((state, *image)),
+        other => Err(other.instead_of("an image")),
+    }
+}
+
+/// Everything has arrived.
+///
+/// Afterwards: as [`Reserved`].
+struct Filled<'a, J, S> {
+    job: &'a mut J,
+    connection: &'a mut Connection<S>,
+    epoch: u64,
+}
+
+impl<'a, J: DestinationJob, S: Read + Write> Filled<'a, J, S> {
+    fn finish(self) -> Result<Built<'a, J, S>, MoveError> {
+        let began = Instant::now();
+        failpoint::hit("destination.bulk")
+            .and_then(|()| self.job.finish(self.epoch))
+            .map_err(MoveError::here("completing the job"))?;
+        Ok(Built {
+            job: self.job,
+            connection: self.connection,
+            epoch: self.epoch,
+            build_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        })
+    }
+}
+
+/// A complete copy, frozen, on record. Who owns the job is the source's to say.
+///
+/// Afterwards: it runs here, is gone, or waits for the source's answer.
+struct Built<'a, J, S> {
+    job: &'a mut J,
+    connection: &'a mut Connection<S>,
+    epoch: u64,
+    build_ns: u64,
+}
+
+impl<J: DestinationJob, S: Read + Write> Built<'_, J, S> {
+    fn release(self) -> Arrival {
+        let epoch = self.epoch;
+        let build_ns = self.build_ns;
+        let told = failpoint::hit("destination.built")
+            .map_err(MoveError::here("waiting for the commit"))
+            .and_then(|()| {
+                self.connection
+                    .send(&Message::Built { build_ns })
+                    .and_then(|()| self.connection.expect("a commit", commit))
+                    .map_err(MoveError::there("waiting for the commit"))
+            });
+        match told {
+            Ok(committed) if committed == epoch => self.live(),
+            Ok(_) => Arrival::Undecided {
+                epoch,
+                error: MoveError::there("waiting for the commit")(TransferError::OutOfPhase {
+                    expected: "a commit of this epoch",
+                    got: "one of another",
+                }),
+            },
+            Err(
+                error @ MoveError::There {
+                    source: TransferError::Refused(_),
+                    ..
+                },
+            ) => {
+                self.job.discard();
+                Arrival::Discarded(error)
+            }
+            Err(error) => Arrival::Undecided { epoch, error },
+        }
+    }
+
+    fn live(self) -> Arrival {
+        let epoch = self.epoch;
+        let released = failpoint::hit("destination.committed")
+            .and_then(|()| self.job.release(epoch))
+            .map_err(MoveError::here("letting the job run"));
+        match released {
+            Ok(()) => {
+                // A lost acknowledgment is the source's to ask about.
+                if let Err(error) = failpoint::hit("destination.released")
+                    .map_err(MoveError::here("acknowledging"))
+                    .and_then(|()| {
+                        self.connection
+                            .send(&Message::Released)
+                            .map_err(MoveError::there("acknowledging"))
+                    })
+                {
+                    tracing::warn!(%error, "could not tell the source that the job runs here");
+                }
+                Arrival::Live { epoch }
+            }
+            Err(error) => Arrival::Undecided { epoch, error },
+        }
+    }
+}
+
+fn commit(message: Message) -> Result<u64, Message> {
+    match message {
+        Message::Commit { epoch } => Ok(epoch),
+        other => Err(other),
+    }
+}

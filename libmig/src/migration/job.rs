@@ -1,0 +1,179 @@
+//! What the conductor asks of the two ends.
+
+use std::error::Error;
+
+use thiserror::Error as ThisError;
+
+use crate::{
+    api::Obstacle,
+    capture::BulkSink,
+    image::{BulkTarget, JobImage},
+    transfer::{Offer, Refusal, TransferError},
+};
+
+/// An error of a job's end, with the obstacles that it names, if any.
+#[derive(Debug)]
+pub struct JobError {
+    /// What happened.
+    pub error: Box<dyn Error + Send + Sync>,
+    /// Obstacles, when that is the reason.
+    pub obstacles: Vec<Obstacle>,
+}
+
+impl<E: Into<Box<dyn Error + Send + Sync>>> From<E> for JobError {
+    fn from(error: E) -> Self {
+        Self {
+            error: error.into(),
+            obstacles: Vec::new(),
+        }
+    }
+}
+
+/// Why a move did not happen. The job is where it was.
+#[derive(Debug, ThisError)]
+pub enum MoveError {
+    /// This node's end failed.
+    #[error("{doing}")]
+    Here {
+        /// What was being done, a lower-case fragment.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+        /// Obstacles, when that is the reason.
+        obstacles: Vec<Obstacle>,
+    },
+    /// The other end, or the way to it.
+    #[error("{doing}")]
+    There {
+        /// What was being done, a lower-case fragment.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        source: TransferError,
+    },
+}
+
+impl MoveError {
+    pub(super) fn here(doing: &'static str) -> impl FnOnce(JobError) -> Self {
+        move |JobError { error, obstacles }| Self::Here {
+            doing,
+            source: error,
+            obstacles,
+        }
+    }
+
+    pub(super) fn there(doing: &'static str) -> impl FnOnce(TransferError) -> Self {
+        move |source| Self::There { doing, source }
+    }
+
+    /// What the other end is told.
+    #[must_use]
+    pub fn refusal(&self) -> Refusal {
+        let mut refusal = Refusal::from_error(self);
+        refusal.obstacles = self.obstacles().to_vec();
+        refusal
+    }
+
+    /// Obstacles that either end has named.
+    #[must_use]
+    pub fn obstacles(&self) -> &[Obstacle] {
+        match self {
+            Self::Here { obstacles, .. } => obstacles,
+            Self::There {
+                source: TransferError::Refused(refusal),
+                ..
+            } => &refusal.obstacles,
+            Self::There { .. } => &[],
+        }
+    }
+
+    /// Whether the same move may work when it is tried again at once.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        let obstacles = self.obstacles();
+        !obstacles.is_empty() && obstacles.iter().all(|obstacle| obstacle.transient)
+    }
+}
+
+/// The source's end of a job that is to move.
+pub trait SourceJob {
+    /// Says what the destination must know. The job runs.
+    ///
+    /// # Errors
+    /// Obstacles: what cannot move is refused before anything is frozen.
+    fn offer(&mut self) -> Result<Offer, JobError>;
+
+    /// Stops every thread. On an error the job must run on.
+    ///
+    /// # Errors
+    /// Obstacles, often transient.
+    fn freeze(&mut self) -> Result<(), JobError>;
+
+    /// Captures the frozen job: its image, and the state of its capsule's init.
+    ///
+    /// # Errors
+    /// What cannot be read; the job is still frozen.
+    fn capture(&mut self) -> Result<(Vec<u8>, JobImage), JobError>;
+
+    /// Sends the contents of memory and of files without a name.
+    ///
+    /// # Errors
+    /// As [`SourceJob::capture`].
+    fn send_bulk(&mut self, image: &JobImage, sink: &mut dyn BulkSink) -> Result<(), JobError>;
+
+    /// Makes the freeze outlive this daemon.
+    ///
+    /// # Errors
+    /// The job can still be thawed.
+    fn hold(&mut self) -> Result<(), JobError>;
+
+    /// Undoes `freeze`, `capture` and `hold`: the job runs on as if nothing had been.
+    fn thaw(&mut self);
+
+    /// Gives up the job, durably, before it returns. The commit point.
+    ///
+    /// # Errors
+    /// The job has *not* been given up.
+    fn commit(&mut self, epoch: u64) -> Result<(), JobError>;
+
+    /// The destination runs the job: destroys the frozen copy.
+    fn reap(&mut self, epoch: u64);
+}
+
+/// The destination's end.
+pub trait DestinationJob {
+    /// Makes a capsule and everything else that can exist before the job is frozen.
+    ///
+    /// # Errors
+    /// Why the job may not come.
+    fn reserve(&mut self, offer: &Offer) -> Result<(), JobError>;
+
+    /// Creates the processes and lays out their memory.
+    ///
+    /// # Errors
+    /// What of the image cannot be built here.
+    fn build(&mut self, state: &[u8], image: JobImage) -> Result<(), JobError>;
+
+    /// Takes contents.
+    ///
+    /// # Errors
+    /// Bytes that belong nowhere, or memory that is full.
+    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> Result<(), JobError>;
+
+    /// Everything has arrived: completes the copy. It does not run, needs no
+    /// tracer, and is on record as built before this returns.
+    ///
+    /// # Errors
+    /// What of the image cannot be built here.
+    fn finish(&mut self, epoch: u64) -> Result<(), JobError>;
+
+    /// The source has given the job up: records that it lives here, and lets it run.
+    ///
+    /// # Errors
+    /// The copy is kept, and may be released later.
+    fn release(&mut self, epoch: u64) -> Result<(), JobError>;
+
+    /// The move has ended: destroys whatever has been made.
+    fn discard(&mut self);
+}

@@ -1,0 +1,340 @@
+//! The source's side of a move, phase by phase.
+
+use std::{
+    io::{Read, Write},
+    time::{Duration, Instant},
+};
+
+use super::{SourceJob, failpoint, handover::Commit, job::MoveError};
+use crate::{
+    image::JobImage,
+    transfer::{Connection, Message, Offer},
+};
+
+/// How a departure ended.
+#[derive(Debug)]
+pub enum Departure {
+    /// The destination runs the job; the copy here is gone.
+    Moved(Moved),
+    /// The job runs here, as before.
+    Stayed(MoveError),
+    /// Given up here, durably, but the destination's answer was lost. The copy
+    /// here stays frozen until the destination has been asked.
+    Unknown {
+        /// The epoch to ask about.
+        epoch: u64,
+        /// What became of the connection.
+        error: MoveError,
+    },
+}
+
+/// A move that happened, and what it cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// First thread stopped here to last thread running there.
+    pub pause: Duration,
+    /// From the offer to the answer.
+    pub total: Duration,
+    /// Bytes that left this node.
+    pub bytes_sent: u64,
+    /// Time spent in each phase, in order.
+    pub phases: Vec<(&'static str, Duration)>,
+}
+
+/// The destination has been found; nothing has been said.
+///
+/// Afterwards: `Ok`, the job runs here and the destination is ready for it;
+/// `Err`, the job runs here and the destination has nothing.
+pub struct Offered<'a, J, S> {
+    job: &'a mut J,
+    connection: Connection<S>,
+    epoch: u64,
+    clock: Clock,
+}
+
+impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
+    /// Begins a move.
+    pub fn new(job: &'a mut J, stream: S) -> Self {
+        Self {
+            job,
+            connection: Connection::new(stream),
+            epoch: 0,
+            clock: Clock::start(),
+        }
+    }
+
+    /// Goes through all phases.
+    #[must_use = "an unknown outcome must be resolved by asking"]
+    pub fn run(self) -> Departure {
+        let built = self
+            .offer()
+            .and_then(Prepared::freeze)
+            .and_then(Frozen::send)
+            .and_then(Built::commit);
+        match built {
+            Ok(committed) => committed.release(),
+            Err(error) => Departure::Stayed(error),
+        }
+    }
+
+    fn offer(mut self) -> Result<Prepared<'a, J, S>, MoveError> {
+        match self.negotiate() {
+            Ok(latency) => Ok(Prepared { at: self, latency }),
+            Err(error) => Err(self.abort(error)),
+        }
+    }
+
+    fn negotiate(&mut self) -> Result<Duration, MoveError> {
+        let offer: Offer = self
+            .job
+            .offer()
+            .map_err(MoveError::here("offering the job"))?;
+        self.epoch = offer.epoch;
+        self.clock.lap("negotiate");
+        failpoint::hit("source.offer").map_err(MoveError::here("offering the job"))?;
+        self.connection
+            .send(&Message::Offer(Box::new(offer)))
+            .and_then(|()| self.connection.expect("an acceptance", accepted))
+            .map_err(MoveError::there("offering the job"))?;
+        let sent = Instant::now();
+        self.connection
+            .send(&Message::Ping)
+            .and_then(|()| self.connection.expect("a pong", pong))
+            .map_err(MoveError::there("offering the job"))?;
+        self.clock.lap("prepare");
+        Ok(sent.elapsed() / 2)
+    }
+
+    fn abort(mut self, error: MoveError) -> MoveError {
+        self.connection.refuse(error.refusal());
+        error
+    }
+}
+
+/// The destination is ready.
+///
+/// Afterwards: `Ok`, the job is frozen here and captured; `Err`, it runs here.
+struct Prepared<'a, J, S> {
+    at: Offered<'a, J, S>,
+    latency: Duration,
+}
+
+impl<'a, J: SourceJob, S: Read + Write> Prepared<'a, J, S> {
+    fn freeze(mut self) -> Result<Frozen<'a, J, S>, MoveError> {
+        let began = Instant::now();
+        let captured = failpoint::hit("source.prepared")
+            .and_then(|()| self.at.job.freeze())
+            .map_err(MoveError::here("freezing the job"))
+            .and_then(|()| {
+                self.at.clock.lap("freeze");
+                failpoint::hit("source.frozen")
+                    .and_then(|()| self.at.job.capture())
+                    .map_err(MoveError::here("capturing the job"))
+            });
+        match captured {
+            Ok((state, image)) => {
+                self.at.clock.lap("capture");
+                Ok(Frozen {
+                    at: self.at,
+                    latency: self.latency,
+                    began,
+                    state,
+                    image,
+                })
+            }
+            Err(error) => {
+                self.at.job.thaw();
+                Err(self.at.abort(error))
+            }
+        }
+    }
+}
+
+/// Every thread is stopped, the image is taken.
+///
+/// Afterwards: `Ok`, a complete copy waits at the destination and the one here
+/// is held by the freezer; `Err`, the job runs here.
+struct Frozen<'a, J, S> {
+    at: Offered<'a, J, S>,
+    latency: Duration,
+    began: Instant,
+    state: Vec<u8>,
+    image: JobImage,
+}
+
+impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
+    fn send(mut self) -> Result<Built<'a, J, S>, MoveError> {
+        match self.deliver() {
+            Ok(()) => Ok(Built {
+                at: self.at,
+                latency: self.latency,
+                began: self.began,
+            }),
+            Err(error) => {
+                self.at.job.thaw();
+                Err(self.at.abort(error))
+            }
+        }
+    }
+
+    fn deliver(&mut self) -> Result<(), MoveError> {
+        let Offered {
+            job,
+            connection,
+            clock,
+            ..
+        } = &mut self.at;
+        connection
+            .send(&Message::State(std::mem::take(&mut self.state)))
+            .and_then(|()| connection.send_image(&self.image))
+            .map_err(MoveError::there("sending the image"))?;
+        failpoint::hit("source.image").map_err(MoveError::here("sending the image"))?;
+        job.send_bulk(&self.image, connection)
+            .map_err(MoveError::here("sending the memory"))?;
+        failpoint::hit("source.bulk").map_err(MoveError::here("sending the memory"))?;
+        let bulk_bytes = connection.bulk();
+        connection
+            .send(&Message::End { bulk_bytes })
+            .map_err(MoveError::there("sending the memory"))?;
+        clock.lap("final");
+        connection
+            .expect("'built'", built)
+            .map_err(MoveError::there("building the job at the destination"))?;
+        clock.lap("built");
+        failpoint::hit("source.built")
+            .and_then(|()| job.hold())
+            .and_then(|()| failpoint::hit("source.held"))
+            .map_err(MoveError::here("holding the job"))?;
+        Ok(())
+    }
+}
+
+/// Two complete copies, neither of which runs. The source still owns the job.
+///
+/// Afterwards: `Ok`, the destination owns it; `Err`, the job runs here.
+struct Built<'a, J, S> {
+    at: Offered<'a, J, S>,
+    latency: Duration,
+    began: Instant,
+}
+
+impl<'a, J: SourceJob, S: Read + Write> Built<'a, J, S> {
+    fn commit(self) -> Result<Committed<'a, J, S>, MoveError> {
+        match self.at.job.commit(self.at.epoch) {
+            Ok(()) => Ok(Committed {
+                commit: Commit::recorded(self.at.epoch),
+                at: self.at,
+                latency: self.latency,
+                began: self.began,
+            }),
+            Err(error) => {
+                self.at.job.thaw();
+                let error = MoveError::here("recording that the job is given up")(error);
+                Err(self.at.abort(error))
+            }
+        }
+    }
+}
+
+/// The job has been given up here, durably; the destination may not know yet.
+///
+/// Afterwards: it runs there, or that is unknown. It never runs here again
+/// unless the destination says that it has no copy.
+struct Committed<'a, J, S> {
+    at: Offered<'a, J, S>,
+    commit: Commit,
+    latency: Duration,
+    began: Instant,
+}
+
+impl<J: SourceJob, S: Read + Write> Committed<'_, J, S> {
+    fn release(mut self) -> Departure {
+        let epoch = self.commit.epoch();
+        let told = failpoint::hit("source.committed")
+            .map_err(MoveError::here("handing the job over"))
+            .and_then(|()| {
+                self.at
+                    .connection
+                    .send(&Message::Commit { epoch })
+                    .map_err(MoveError::there("handing the job over"))
+            })
+            .and_then(|()| {
+                failpoint::hit("source.told").map_err(MoveError::here("handing the job over"))
+            })
+            .and_then(|()| {
+                self.at
+                    .connection
+                    .expect("'released'", released)
+                    .map_err(MoveError::there("handing the job over"))
+            });
+        match told {
+            Ok(()) => self.reap(epoch),
+            Err(error) => Departure::Unknown { epoch, error },
+        }
+    }
+
+    fn reap(mut self, epoch: u64) -> Departure {
+        let pause = self.began.elapsed().saturating_sub(self.latency);
+        self.at.clock.lap("release");
+        self.at.job.reap(epoch);
+        self.at.clock.lap("reap");
+        Departure::Moved(Moved {
+            pause,
+            total: self.at.clock.began.elapsed(),
+            bytes_sent: self.at.connection.sent(),
+            phases: self.at.clock.laps,
+        })
+    }
+}
+
+/// Times the phases.
+struct Clock {
+    began: Instant,
+    last: Instant,
+    laps: Vec<(&'static str, Duration)>,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            began: now,
+            last: now,
+            laps: Vec::new(),
+        }
+    }
+
+    fn lap(&mut self, name: &'static str) {
+        let now = Instant::now();
+        self.laps.push((name, now - self.last));
+        self.last = now;
+    }
+}
+
+fn accepted(message: Message) -> Result<(), Message> {
+    match message {
+        Message::Accepted => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn pong(message: Message) -> Result<(), Message> {
+    match message {
+        Message::Pong => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn built(message: Message) -> Result<(), Message> {
+    match message {
+        Message::Built { .. } => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn released(message: Message) -> Result<(), Message> {
+    match message {
+        Message::Released => Ok(()),
+        other => Err(other),
+    }
+}

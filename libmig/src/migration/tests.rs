@@ -1,0 +1,273 @@
+//! Two conductors over an in-memory link that breaks at every single frame,
+//! in both directions: exactly one copy may ever be owned and run.
+
+use std::{
+    io::{self, Read, Write},
+    sync::{Arc, Mutex, mpsc},
+    thread,
+};
+
+use super::*;
+use crate::{
+    capture::BulkSink,
+    image::{BulkTarget, CapsuleImage, Clocks, JobImage},
+    transfer::Offer,
+};
+
+/// One end of a link of which each direction carries at most so many bytes.
+struct Link {
+    incoming: mpsc::Receiver<Vec<u8>>,
+    outgoing: Option<mpsc::Sender<Vec<u8>>>,
+    rest: Vec<u8>,
+    left: usize,
+}
+
+fn link(there: usize, back: usize) -> (Link, Link) {
+    let (to_destination, from_source) = mpsc::channel();
+    let (to_source, from_destination) = mpsc::channel();
+    let end = |incoming, outgoing, left| Link {
+        incoming,
+        outgoing: Some(outgoing),
+        rest: Vec::new(),
+        left,
+    };
+    (
+        end(from_destination, to_destination, there),
+        end(from_source, to_source, back),
+    )
+}
+
+impl Read for Link {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.rest.is_empty() {
+            match self.incoming.recv() {
+                Ok(bytes) => self.rest = bytes,
+                Err(_) => return Ok(0),
+            }
+        }
+        let taken = buffer.len().min(self.rest.len());
+        buffer[..taken].copy_from_slice(&self.rest[..taken]);
+        self.rest.drain(..taken);
+        Ok(taken)
+    }
+}
+
+impl Write for Link {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            self.outgoing = None;
+        }
+        let Some(outgoing) = &self.outgoing else {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        };
+        let taken = bytes.len().min(self.left);
+        self.left -= taken;
+        outgoing
+            .send(bytes[..taken].to_vec())
+            .map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Which copies run, and every moment at which two did.
+#[derive(Debug, Default)]
+struct World {
+    source_runs: bool,
+    destination_runs: bool,
+    twice: bool,
+    given_up: bool,
+}
+
+impl World {
+    fn check(&mut self) {
+        self.twice |= self.source_runs && self.destination_runs;
+    }
+}
+
+struct Source(Arc<Mutex<World>>);
+
+impl SourceJob for Source {
+    fn offer(&mut self) -> Result<Offer, JobError> {
+        Ok(Offer {
+            job: "n1-1".into(),
+            epoch: 2,
+            home: "n1".into(),
+            source: "n1".into(),
+            name: None,
+            command: vec!["true".into()],
+            uid: 0,
+            pinned: false,
+            started: 0,
+            processes: 1,
+            highest_tid: 2,
+            memory_bytes: 4096,
+            cpu: Vec::new(),
+        })
+    }
+
+    fn freeze(&mut self) -> Result<(), JobError> {
+        self.0.lock().unwrap().source_runs = false;
+        Ok(())
+    }
+
+    fn capture(&mut self) -> Result<(Vec<u8>, JobImage), JobError> {
+        let capsule = CapsuleImage {
+            hostname: "n1".into(),
+            domainname: String::new(),
+            clocks: Clocks::default(),
+        };
+        let image = JobImage {
+            capsule,
+            processes: Vec::new(),
+            files: Vec::new(),
+            pipes: Vec::new(),
+            ttys: Vec::new(),
+            shared: Vec::new(),
+        };
+        Ok((b"state".to_vec(), image))
+    }
+
+    fn send_bulk(&mut self, _: &JobImage, sink: &mut dyn BulkSink) -> Result<(), JobError> {
+        for page in 0..3 {
+            let address = page * 4096;
+            sink.bulk(BulkTarget::Memory { pid: 2, address }, &[7; 64])?;
+        }
+        Ok(())
+    }
+
+    fn hold(&mut self) -> Result<(), JobError> {
+        Ok(())
+    }
+
+    fn thaw(&mut self) {
+        let mut world = self.0.lock().unwrap();
+        assert!(!world.given_up, "a job that was given up must not run here");
+        world.source_runs = true;
+        world.check();
+    }
+
+    fn commit(&mut self, _: u64) -> Result<(), JobError> {
+        self.0.lock().unwrap().given_up = true;
+        Ok(())
+    }
+
+    fn reap(&mut self, _: u64) {
+        assert!(self.0.lock().unwrap().destination_runs);
+    }
+}
+
+#[derive(Default)]
+struct Destination {
+    world: Arc<Mutex<World>>,
+    bytes: usize,
+    built: bool,
+    discarded: bool,
+}
+
+impl DestinationJob for Destination {
+    fn reserve(&mut self, _: &Offer) -> Result<(), JobError> {
+        Ok(())
+    }
+
+    fn build(&mut self, state: &[u8], _: JobImage) -> Result<(), JobError> {
+        assert_eq!(state, b"state");
+        Ok(())
+    }
+
+    fn bulk(&mut self, _: BulkTarget, bytes: &[u8]) -> Result<(), JobError> {
+        self.bytes += bytes.len();
+        Ok(())
+    }
+
+    fn finish(&mut self, _: u64) -> Result<(), JobError> {
+        assert_eq!(self.bytes, 3 * 64);
+        self.built = true;
+        Ok(())
+    }
+
+    fn release(&mut self, _: u64) -> Result<(), JobError> {
+        let mut world = self.world.lock().unwrap();
+        assert!(self.built && world.given_up);
+        world.destination_runs = true;
+        world.check();
+        Ok(())
+    }
+
+    fn discard(&mut self) {
+        assert!(!self.world.lock().unwrap().destination_runs);
+        self.discarded = true;
+    }
+}
+
+/// One move over a link that breaks after so many bytes.
+fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>, bool) {
+    let world = Arc::new(Mutex::new(World {
+        source_runs: true,
+        ..World::default()
+    }));
+    let (near, far) = link(there, back);
+    let mut destination = Destination {
+        world: Arc::clone(&world),
+        ..Destination::default()
+    };
+    let other_end = thread::spawn(move || {
+        let arrival = receive(&mut destination, far);
+        (arrival, destination.discarded)
+    });
+    let departure = Offered::new(&mut Source(Arc::clone(&world)), near).run();
+    let (arrival, discarded) = other_end.join().expect("the destination must not panic");
+    (departure, arrival, world, discarded)
+}
+
+#[test]
+fn an_unbroken_link_moves_the_job() {
+    let (departure, arrival, world, _) = attempt(usize::MAX, usize::MAX);
+    let Departure::Moved(moved) = departure else {
+        panic!("{departure:?}");
+    };
+    assert!(matches!(arrival, Arrival::Live { epoch: 2 }));
+    assert!(moved.bytes_sent > 3 * 64);
+    let world = world.lock().unwrap();
+    assert!(!world.source_runs && world.destination_runs && !world.twice);
+}
+
+#[test]
+fn a_link_that_breaks_anywhere_leaves_exactly_one_owner() {
+    let mut seen = [0; 3];
+    for (there, back) in (0..900)
+        .map(|n| (n, usize::MAX))
+        .chain((0..120).map(|n| (usize::MAX, n)))
+    {
+        let (departure, arrival, world, discarded) = attempt(there, back);
+        let world = world.lock().unwrap();
+        assert!(!world.twice, "cut after {there}/{back}: two copies ran");
+        match departure {
+            Departure::Stayed(_) => {
+                seen[0] += 1;
+                assert!(world.source_runs && !world.given_up);
+                // The destination discards what it has, or keeps a complete copy to ask about.
+                assert!(discarded || matches!(arrival, Arrival::Undecided { .. }));
+            }
+            Departure::Unknown { .. } => {
+                seen[1] += 1;
+                assert!(world.given_up && !world.source_runs);
+                assert!(matches!(
+                    arrival,
+                    Arrival::Live { .. } | Arrival::Undecided { .. }
+                ));
+            }
+            Departure::Moved(_) => {
+                seen[2] += 1;
+                assert!(world.destination_runs && !world.source_runs);
+            }
+        }
+    }
+    assert!(
+        seen.iter().all(|&n| n > 0),
+        "every outcome must have been reached: {seen:?}"
+    );
+}

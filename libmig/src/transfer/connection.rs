@@ -1,0 +1,195 @@
+//! One connection on which one job moves: counted, bounded, in phase.
+
+use std::io::{Read, Write};
+
+use thiserror::Error;
+
+use super::{Message, Refusal};
+use crate::{
+    capture::BulkSink,
+    image::{BulkTarget, JobImage},
+    wire::{self, Frame, FrameError},
+};
+
+/// What can go wrong between the two ends of a move.
+#[derive(Debug, Error)]
+pub enum TransferError {
+    /// Bytes that are no frame, or no connection at all.
+    #[error("talking to the other node")]
+    Frame(#[from] FrameError),
+    /// A frame that may not come now.
+    #[error("the other node sent {got} where {expected} was due")]
+    OutOfPhase {
+        /// What the phase asks for.
+        expected: &'static str,
+        /// What came.
+        got: &'static str,
+    },
+    /// The other side ended the move before the commit point.
+    #[error("the other node refused: {0}")]
+    Refused(Refusal),
+    /// Bytes were lost or made up on the way.
+    #[error("{got} bytes of bulk arrived, {sent} were sent")]
+    Incomplete {
+        /// What the source counted.
+        sent: u64,
+        /// What the destination counted.
+        got: u64,
+    },
+}
+
+/// What may arrive.
+#[derive(Debug)]
+pub enum Incoming {
+    /// A control message.
+    Message(Message),
+    /// The image of the job.
+    Image(Box<JobImage>),
+    /// Bulk bytes; they are in [`Connection::bulk_bytes`].
+    Bulk(BulkTarget),
+}
+
+impl Incoming {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Message(message) => match message {
+                Message::Offer(_) => "an offer",
+                Message::Accepted => "an acceptance",
+                Message::Refused(_) => "a refusal",
+                Message::Ping => "a ping",
+                Message::Pong => "a pong",
+                Message::State(_) => "the capsule's state",
+                Message::End { .. } => "the end of the bulk",
+                Message::Built { .. } => "'built'",
+                Message::Commit { .. } => "a commit",
+                Message::Released => "'released'",
+            },
+            Self::Image(_) => "an image",
+            Self::Bulk(_) => "bulk",
+        }
+    }
+
+    /// The error for something that came out of its turn; a refusal keeps its reasons.
+    #[must_use]
+    pub fn instead_of(self, expected: &'static str) -> TransferError {
+        match self {
+            Self::Message(Message::Refused(refusal)) => TransferError::Refused(refusal),
+            other => TransferError::OutOfPhase {
+                expected,
+                got: other.name(),
+            },
+        }
+    }
+}
+
+/// A stream to the other node, and what has gone over it.
+#[derive(Debug)]
+pub struct Connection<S> {
+    stream: S,
+    buffer: Vec<u8>,
+    sent: u64,
+    bulk: u64,
+}
+
+impl<S: Read + Write> Connection<S> {
+    /// Wraps an authenticated stream on which nothing of the move has been said.
+    pub const fn new(stream: S) -> Self {
+        Self {
+            stream,
+            buffer: Vec::new(),
+            sent: 0,
+            bulk: 0,
+        }
+    }
+
+    /// Bytes written so far, headers included.
+    pub const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// Bytes of bulk that went (source) or came (destination).
+    pub const fn bulk(&self) -> u64 {
+        self.bulk
+    }
+
+    /// The bytes that came with the last [`Incoming::Bulk`].
+    pub fn bulk_bytes(&self) -> &[u8] {
+        &self.buffer
+    }
+
+    /// Writes a message and flushes.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub fn send(&mut self, message: &Message) -> Result<(), TransferError> {
+        self.sent += wire::write_message(&mut self.stream, message, false)?;
+        self.flush()
+    }
+
+    /// Writes the image, unflushed: bulk follows.
+    ///
+    /// # Errors
+    /// What the stream says, or an image above [`wire::limits::IMAGE`].
+    pub fn send_image(&mut self, image: &JobImage) -> Result<(), TransferError> {
+        self.sent += wire::write_message(&mut self.stream, image, true)?;
+        Ok(())
+    }
+
+    /// Reads the next frame.
+    ///
+    /// # Errors
+    /// What the stream or the decoder says; end of stream is an error.
+    pub fn receive(&mut self) -> Result<Incoming, TransferError> {
+        match wire::read_frame(&mut self.stream, &mut self.buffer)? {
+            Frame::Message(message) => Ok(Incoming::Message(message)),
+            Frame::Image(image) => Ok(Incoming::Image(image)),
+            Frame::Bulk(target) => {
+                self.bulk += self.buffer.len() as u64;
+                Ok(Incoming::Bulk(target))
+            }
+        }
+    }
+
+    /// Reads a message that must be the one named.
+    ///
+    /// # Errors
+    /// [`TransferError::Refused`], [`TransferError::OutOfPhase`], or the stream's.
+    pub fn expect<T>(
+        &mut self,
+        expected: &'static str,
+        pick: impl FnOnce(Message) -> Result<T, Message>,
+    ) -> Result<T, TransferError> {
+        match self.receive()? {
+            Incoming::Message(message) => {
+                pick(message).map_err(|other| Incoming::Message(other).instead_of(expected))
+            }
+            other => Err(other.instead_of(expected)),
+        }
+    }
+
+    /// Sends a refusal on its best effort: the connection may be what failed.
+    pub fn refuse(&mut self, refusal: Refusal) {
+        if let Err(error) = self.send(&Message::Refused(refusal)) {
+            tracing::debug!(%error, "could not tell the other node why the move ends");
+        }
+    }
+
+    fn flush(&mut self) -> Result<(), TransferError> {
+        self.stream
+            .flush()
+            .map_err(|error| FrameError::Connection(error).into())
+    }
+}
+
+impl<S: Read + Write> BulkSink for Connection<S> {
+    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> std::io::Result<()> {
+        let written =
+            wire::write_bulk(&mut self.stream, target, bytes).map_err(|error| match error {
+                FrameError::Connection(error) => error,
+                other => std::io::Error::other(other),
+            })?;
+        self.sent += written;
+        self.bulk += bytes.len() as u64;
+        Ok(())
+    }
+}

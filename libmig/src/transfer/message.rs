@@ -1,0 +1,111 @@
+//! Control messages of a move. Append variants, never change one.
+
+use serde::{Deserialize, Serialize};
+
+use crate::api::Obstacle;
+
+/// A control message of a move.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Message {
+    /// Source: may this job come?
+    Offer(Box<Offer>),
+    /// Destination: it may; everything that can be made before the freeze is there.
+    Accepted,
+    /// Either side, before `Commit`: the move ends, the job stays at the source.
+    Refused(Refusal),
+    /// Source: measures the link.
+    Ping,
+    /// Destination: at once.
+    Pong,
+    /// Source: what the capsule's init must carry on with; the image follows.
+    State(#[serde(with = "serde_bytes")] Vec<u8>),
+    /// Source: no more bulk.
+    End {
+        /// Bytes of bulk sent, to notice a loss that TLS could not.
+        bulk_bytes: u64,
+    },
+    /// Destination: the copy is complete, stopped and recorded.
+    Built {
+        /// Nanoseconds from `End` to here.
+        build_ns: u64,
+    },
+    /// Source: the job is yours, durably.
+    Commit {
+        /// The epoch that owns the job from now on.
+        epoch: u64,
+    },
+    /// Destination: it runs.
+    Released,
+}
+
+/// What the destination must know before it says yes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// Job ID.
+    pub job: String,
+    /// The epoch that will own the job after this move.
+    pub epoch: u64,
+    /// The job's home.
+    pub home: String,
+    /// The node it comes from.
+    pub source: String,
+    /// Alias, if any.
+    pub name: Option<String>,
+    /// The command line, for listings.
+    pub command: Vec<String>,
+    /// User that owns the job.
+    pub uid: u32,
+    /// Whether the balancer must leave it where it is.
+    pub pinned: bool,
+    /// Start of the job, seconds since the epoch of CLOCK_REALTIME.
+    pub started: i64,
+    /// Processes at the time of the offer.
+    pub processes: u32,
+    /// Highest thread ID in the capsule.
+    pub highest_tid: i32,
+    /// Resident bytes at the time of the offer.
+    pub memory_bytes: u64,
+    /// Opaque description of the source's CPU, compared by the destination.
+    #[serde(with = "serde_bytes")]
+    pub cpu: Vec<u8>,
+}
+
+/// Why a move does not go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What was being done, and the chain of causes, outermost first.
+    pub causes: Vec<String>,
+    /// Every obstacle by name, if that is the reason.
+    pub obstacles: Vec<Obstacle>,
+}
+
+impl Refusal {
+    /// A refusal that carries an error and everything that caused it.
+    #[must_use]
+    pub fn from_error(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut causes = vec![error.to_string()];
+        let mut next = error.source();
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        Self {
+            causes,
+            obstacles: Vec::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.causes.join(": "))?;
+        if let [first, rest @ ..] = self.obstacles.as_slice() {
+            write!(f, " ({first}")?;
+            if !rest.is_empty() {
+                write!(f, ", and {} more", rest.len())?;
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
+    }
+}

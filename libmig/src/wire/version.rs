@@ -1,0 +1,32 @@
+//! Protocol versions, newest first, each with its reason.
+//!
+//! 1. The first: offer, image, bulk, built, commit, released.
+
+/// The newest version this build speaks.
+pub const NEWEST: u16 = 1;
+/// The oldest version this build still speaks.
+pub const OLDEST: u16 = 1;
+
+/// The version two nodes use: the newest that both speak.
+#[must_use]
+pub fn common(their_oldest: u16, their_newest: u16) -> Option<u16> {
+    let newest = NEWEST.min(their_newest);
+    (newest >= OLDEST && newest >= their_oldest).then_some(newest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn picks_the_newest_that_both_speak() {
+        assert_eq!(common(1, 1), Some(1));
+        assert_eq!(common(1, 9), Some(NEWEST));
+    }
+
+    #[test]
+    fn refuses_when_the_ranges_do_not_meet() {
+        assert_eq!(common(NEWEST + 1, NEWEST + 3), None);
+        assert_eq!(common(0, 0), None);
+    }
+}
