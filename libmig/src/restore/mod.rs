@@ -1,5 +1,8 @@
 //! An image -> a live process tree.
 
+pub mod husk;
+pub mod tree;
+
 use std::{io, os::fd::OwnedFd};
 
 use crate::image::{Stdio, Tty};
