@@ -1,1 +1,3 @@
 //! mig
+
+pub mod workload;
