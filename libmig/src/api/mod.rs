@@ -6,6 +6,7 @@
 
 mod client;
 mod event;
+pub mod exec;
 mod exit;
 mod failure;
 mod id;
@@ -15,6 +16,7 @@ mod obstacle;
 mod phase;
 mod report;
 mod request;
+pub mod terminal;
 
 pub use client::{Client, ClientError};
 pub use event::Event;

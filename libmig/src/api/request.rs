@@ -7,13 +7,20 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Event, ExitRecord, Failure, JobId, JobInfo, MoveMode, MoveReport, NodeInfo, NodeName, Target,
-    WhereReport, WhyReport,
+    WhereReport, WhyReport, exec::ExecRequest,
 };
 
 /// One request on the local socket.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
+    /// Start a program; four descriptors come along (see [`super::exec`]).
+    Exec(ExecRequest),
+    /// Where is the attach socket of a job?
+    Attach {
+        /// The job.
+        target: Target,
+    },
     /// List jobs.
     Ps {
         /// Of every user, not only the caller's.

@@ -1,2 +1,4 @@
-//! sys
+//! The only room with `unsafe`: one file per kernel facility, one wrapper per call.
+
+pub mod clone;
 pub mod close_range;
