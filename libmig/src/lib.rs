@@ -25,7 +25,7 @@ pub mod image;
 pub mod inspect;
 pub mod migration;
 pub mod restore;
-#[allow(unsafe_code)]
+#[expect(unsafe_code, reason = "the room for it: one file per kernel facility")]
 pub mod sys;
 pub mod transfer;
 pub mod wire;

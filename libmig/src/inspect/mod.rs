@@ -1,1 +1,6 @@
-//! inspect
+//! The read-only view: of a process, as `/proc` tells it, parsed strictly,
+//! since every byte of it may have been chosen by the process itself; and of
+//! this machine: its load, its kernel, its CPU.
+
+pub mod load;
+pub mod maps;

@@ -1,4 +1,12 @@
-//! The only room with `unsafe`: one file per kernel facility, one wrapper per call.
+//! The only room with `unsafe`: one file per kernel facility, each a thin safe
+//! wrapper that says which kernel interface it is. Whatever nix or rustix can
+//! do safely is done with them; what is here, they lack.
 
 pub mod clone;
 pub mod close_range;
+mod pid;
+pub mod process_vm;
+pub mod ptrace;
+pub mod remote;
+
+pub use pid::HostPid;

@@ -1,0 +1,115 @@
+//! ptrace(2) with the rules of the game in the types: no request without a
+//! [`Stopped`], which is not `Clone`, is bound to the tracer's OS thread, and
+//! puts a source thread back as it was when it is dropped.
+//!
+//! ESRCH from any request on a [`Stopped`] means that the thread died: a
+//! tracee leaves its stop only by us or by SIGKILL. It becomes
+//! [`PtraceError::Gone`].
+
+mod event;
+mod request;
+mod stopped;
+
+use std::{io, thread, time::Duration, time::Instant};
+
+pub use event::{Event, Waited};
+pub use nix::sys::ptrace::Options;
+pub use request::RseqConfiguration;
+pub use stopped::{SignalState, Stopped, bit, reg};
+
+use super::HostPid;
+
+/// A ptrace request failed.
+#[derive(Debug, thiserror::Error)]
+pub enum PtraceError {
+    /// The thread is dead.
+    #[error("thread {thread} is gone")]
+    Gone {
+        /// The thread.
+        thread: HostPid,
+    },
+    /// Another tracer, or no right to trace.
+    #[error("cannot {request} thread {thread}")]
+    Refused {
+        /// What was asked.
+        request: &'static str,
+        /// The thread.
+        thread: HostPid,
+        /// Why not.
+        #[source]
+        source: io::Error,
+    },
+    /// It did not stop in time: it sleeps uninterruptibly (D state).
+    #[error("thread {thread} does not stop, it is in an uninterruptible sleep")]
+    Stuck {
+        /// The thread.
+        thread: HostPid,
+    },
+    /// Registers of a 32-bit task.
+    #[error("thread {thread} runs 32-bit code")]
+    Compat {
+        /// The thread.
+        thread: HostPid,
+    },
+    /// A stop that nothing asked for.
+    #[error("thread {thread} stopped with {event:?} where {expected} was due")]
+    Unexpected {
+        /// The thread.
+        thread: HostPid,
+        /// What came.
+        event: Event,
+        /// What was due.
+        expected: &'static str,
+    },
+}
+
+/// Attaches to a thread without stopping it (PTRACE_SEIZE).
+///
+/// # Errors
+/// EPERM when it has a tracer or may not be traced.
+pub fn seize(thread: HostPid, options: Options) -> Result<(), PtraceError> {
+    nix::sys::ptrace::seize(thread.into(), options)
+        .map_err(|errno| request::error("seize", thread, errno))
+}
+
+/// Asks a seized thread to stop (PTRACE_INTERRUPT). Interrupt all threads
+/// first and wait afterwards: one by one costs 500 us for each.
+///
+/// # Errors
+/// [`PtraceError::Gone`] when it died.
+pub fn interrupt(thread: HostPid) -> Result<(), PtraceError> {
+    nix::sys::ptrace::interrupt(thread.into())
+        .map_err(|errno| request::error("interrupt", thread, errno))
+}
+
+/// Waits until a tracee stops or dies.
+///
+/// # Errors
+/// ECHILD when it is no tracee of the calling OS thread.
+pub fn wait(thread: HostPid) -> Result<Waited, PtraceError> {
+    event::wait(thread, 0)?.ok_or(PtraceError::Gone { thread })
+}
+
+/// As [`wait`], but gives up at `deadline`; the request to stop stays pending.
+///
+/// # Errors
+/// [`PtraceError::Stuck`] at the deadline.
+pub fn wait_until(thread: HostPid, deadline: Instant) -> Result<Waited, PtraceError> {
+    let mut pause = Duration::ZERO;
+    loop {
+        if let Some(waited) = event::wait(thread, libc::WNOHANG)? {
+            return Ok(waited);
+        }
+        if Instant::now() >= deadline {
+            return Err(PtraceError::Stuck { thread });
+        }
+        // The first rounds only give way: a running thread stops within
+        // microseconds, and on one CPU it needs ours for that.
+        if pause.is_zero() {
+            thread::yield_now();
+        } else {
+            thread::sleep(pause);
+        }
+        pause = (pause + Duration::from_micros(5)).min(Duration::from_millis(1));
+    }
+}
