@@ -2,5 +2,6 @@
 //! since every byte of it may have been chosen by the process itself; and of
 //! this machine: its load, its kernel, its CPU.
 
+pub mod cpu;
 pub mod load;
 pub mod maps;
