@@ -4,7 +4,9 @@
 
 pub mod clone;
 pub mod close_range;
+pub mod cpuid;
 mod pid;
+pub mod probe;
 pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
