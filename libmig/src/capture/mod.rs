@@ -1,9 +1,5 @@
 //! A live process tree -> an image.
 
-mod shared;
-
-pub use shared::{SharedError, SharedRegistry};
-
 use std::io;
 
 use crate::image::BulkTarget;

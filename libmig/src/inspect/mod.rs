@@ -1,7 +1,10 @@
-//! The read-only view: of a process, as `/proc` tells it, parsed strictly,
-//! since every byte of it may have been chosen by the process itself; and of
-//! this machine: its load, its kernel, its CPU.
+//! The read-only view of a process: what `/proc` says, parsed strictly, since
+//! every byte of it may have been chosen by the process itself, and what of it
+//! cannot move.
 
-pub mod cpu;
-pub mod load;
+pub mod fd;
+pub mod fdinfo;
+pub mod files;
 pub mod maps;
+pub mod refusal;
+pub mod stdio;

@@ -4,11 +4,11 @@
 
 pub mod clone;
 pub mod close_range;
-pub mod cpuid;
+pub mod descriptor;
 mod pid;
-pub mod probe;
 pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
+pub mod tty;
 
 pub use pid::HostPid;

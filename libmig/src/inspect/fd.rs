@@ -1,0 +1,313 @@
+//! What a descriptor is, judged from outside by its `/proc` entries alone, and
+//! whether it can travel. Anything that is not known by name is a refusal.
+//!
+//! Used by the preflight of a running process and, with the same judgement, by
+//! the capture of a stopped one.
+
+use std::{fs, io, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::Path};
+
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
+
+use super::{
+    fdinfo::{FdInfo, FdInfoError},
+    refusal::{self, Refusal},
+    stdio::CapsuleStdio,
+};
+use crate::{image::Stdio, sys::HostPid};
+
+/// What the kernel appends to the name of a file that has none any more.
+const DELETED: &[u8] = b" (deleted)";
+/// PROC_SUPER_MAGIC and others whose files mean something else on another node.
+const FOREIGN_FILE_SYSTEMS: &[(i64, &str)] = &[
+    (0x9fa0, "proc"),
+    (0x6e73_6673, "nsfs"),
+    (0x5049_4446, "pidfs"),
+    (0x5345_434d, "secretmem"),
+    (0x1980_0202, "mqueue"),
+    (0xcafe_4a11, "bpf"),
+    (0x6462_6720, "debugfs"),
+    (0x7472_6163, "tracefs"),
+    (0x6270_6673, "cgroup"),
+    (0x0027_e0eb, "cgroup"),
+    (0x6367_7270, "cgroup2"),
+];
+/// Character devices that mean the same on every node: null zero full random urandom.
+const COMMON_DEVICES: &[(u32, u32)] = &[(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)];
+const CONTROLLING_TTY: (u32, u32) = (5, 0);
+const PTMX: (u32, u32) = (5, 2);
+const PTY_SLAVE_MAJORS: std::ops::RangeInclusive<u32> = 136..=143;
+
+/// A descriptor as its `/proc` entries show it.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its number.
+    pub number: i32,
+    /// What `/proc/PID/fd/N` points to.
+    pub link: Vec<u8>,
+    /// fstat(2).
+    pub stat: Stat,
+    /// statfs(2) f_type.
+    pub file_system: i64,
+    /// `/proc/PID/fdinfo/N`.
+    pub info: FdInfo,
+}
+
+/// A kind of file that can travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// By name: regular file, directory, or anything opened with O_PATH.
+    Named,
+    /// A regular file that has no name any more.
+    Unlinked,
+    /// memfd_create(2).
+    Memfd,
+    /// A device that is the same everywhere.
+    Device,
+    /// pipe(2).
+    Pipe,
+    /// A FIFO with a name.
+    Fifo,
+    /// A standard stream towards home.
+    Stdio(Stdio),
+    /// Master of the pty with this index.
+    TtyMaster(u32),
+    /// Slave of the pty with this index.
+    TtySlave(u32),
+    /// A terminal that was opened as /dev/tty.
+    ControllingTty,
+    /// eventfd(2).
+    Event,
+    /// timerfd_create(2).
+    Timer,
+    /// signalfd(2).
+    Signal,
+    /// epoll_create(2).
+    Epoll,
+}
+
+/// Why a descriptor could not be looked at.
+#[derive(Debug, thiserror::Error)]
+pub enum SeeError {
+    /// A `/proc` entry or the file behind it.
+    #[error("cannot look at fd {number} of process {host}")]
+    Look {
+        /// The process.
+        host: HostPid,
+        /// The descriptor.
+        number: i32,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Its fdinfo is not understood.
+    #[error("fd {number} of process {host}")]
+    Info {
+        /// The process.
+        host: HostPid,
+        /// The descriptor.
+        number: i32,
+        /// The line.
+        #[source]
+        source: FdInfoError,
+    },
+}
+
+impl Seen {
+    /// Looks at descriptor `number` of a process, without touching it.
+    ///
+    /// # Errors
+    /// The process or the descriptor is gone, or fdinfo is not understood.
+    pub fn look(host: HostPid, number: i32) -> Result<Self, SeeError> {
+        let fail = |source| SeeError::Look {
+            host,
+            number,
+            source,
+        };
+        let path = format!("/proc/{host}/fd/{number}");
+        let link = fs::read_link(&path).map_err(fail)?;
+        let text = fs::read_to_string(format!("/proc/{host}/fdinfo/{number}")).map_err(fail)?;
+        let info = FdInfo::parse(&text).map_err(|source| SeeError::Info {
+            host,
+            number,
+            source,
+        })?;
+        Ok(Self {
+            number,
+            link: link.as_os_str().as_bytes().to_vec(),
+            stat: rustix::fs::stat(&path).map_err(|e| fail(e.into()))?,
+            file_system: rustix::fs::statfs(&path)
+                .map_err(|e| fail(e.into()))?
+                .f_type,
+            info,
+        })
+    }
+
+    /// What it is open on.
+    ///
+    /// # Errors
+    /// Why it cannot travel.
+    pub fn kind(&self, stdio: &CapsuleStdio, devpts: Option<u64>) -> Result<Kind, Refusal> {
+        if !self.info.locks.is_empty() {
+            return Err(refusal::locked(&self.info.locks));
+        }
+        if let Some(stream) = stdio.stream(self.stat.st_dev, self.stat.st_ino) {
+            return Ok(Kind::Stdio(stream));
+        }
+        if self.link.starts_with(b"anon_inode:") {
+            return self.anonymous_kind();
+        }
+        match FileType::from_raw_mode(self.stat.st_mode) {
+            FileType::Socket => Err(refusal::socket()),
+            _ if self.opaque() => self.named_kind(),
+            FileType::Fifo if self.link.starts_with(b"pipe:[") => Ok(Kind::Pipe),
+            FileType::Fifo if self.deleted() => Err(refusal::deleted("FIFO")),
+            FileType::Fifo => Ok(Kind::Fifo),
+            FileType::CharacterDevice => self.device_kind(devpts),
+            FileType::BlockDevice => Err(refusal::device(&self.name())),
+            _ => self.named_kind(),
+        }
+    }
+
+    /// The name for people.
+    #[must_use]
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.link).into_owned()
+    }
+
+    /// The last known path of a file whose name is gone.
+    #[must_use]
+    pub fn path_before_unlink(&self) -> &[u8] {
+        self.link.strip_suffix(DELETED).unwrap_or(&self.link)
+    }
+
+    /// O_PATH: nothing but a place in the tree.
+    #[must_use]
+    pub fn opaque(&self) -> bool {
+        self.info.flags & libc::O_PATH != 0
+    }
+
+    /// Major and minor number of a device.
+    #[must_use]
+    pub fn device(&self) -> (u32, u32) {
+        let device = self.stat.st_rdev;
+        (rustix::fs::major(device), rustix::fs::minor(device))
+    }
+
+    /// Whether the name still leads to this file, below `root`.
+    #[must_use]
+    pub fn leads_here(&self, root: &OwnedFd) -> bool {
+        let found = rustix::fs::openat2(
+            root,
+            Path::new(std::ffi::OsStr::from_bytes(&self.link)),
+            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+        .and_then(rustix::fs::fstat);
+        found
+            .is_ok_and(|there| there.st_dev == self.stat.st_dev && there.st_ino == self.stat.st_ino)
+    }
+
+    fn deleted(&self) -> bool {
+        self.stat.st_nlink == 0
+    }
+
+    fn anonymous_kind(&self) -> Result<Kind, Refusal> {
+        let name = self.link.strip_prefix(b"anon_inode:").unwrap_or_default();
+        match name {
+            b"[eventfd]" if self.info.event.is_some() => Ok(Kind::Event),
+            b"[timerfd]" if self.info.timer.is_some() => Ok(Kind::Timer),
+            b"[signalfd]" if self.info.signal_mask.is_some() => Ok(Kind::Signal),
+            b"[eventpoll]" => Ok(Kind::Epoll),
+            other => Err(refusal::anonymous(other)),
+        }
+    }
+
+    fn device_kind(&self, devpts: Option<u64>) -> Result<Kind, Refusal> {
+        let numbers = self.device();
+        if numbers == PTMX {
+            let index = self.info.tty_index;
+            return index
+                .map(Kind::TtyMaster)
+                .ok_or_else(|| refusal::device(&self.name()));
+        }
+        if PTY_SLAVE_MAJORS.contains(&numbers.0) {
+            let ours = devpts.is_none_or(|devpts| devpts == self.stat.st_dev);
+            return if ours {
+                Ok(Kind::TtySlave(numbers.1))
+            } else {
+                Err(refusal::foreign_terminal(&self.name()))
+            };
+        }
+        if numbers == CONTROLLING_TTY {
+            return Ok(Kind::ControllingTty);
+        }
+        if COMMON_DEVICES.contains(&numbers) {
+            return Ok(Kind::Device);
+        }
+        Err(refusal::device(&self.name()))
+    }
+
+    fn named_kind(&self) -> Result<Kind, Refusal> {
+        if self.deleted() && self.link.starts_with(b"/memfd:") && !self.opaque() {
+            return Ok(Kind::Memfd);
+        }
+        let foreign = FOREIGN_FILE_SYSTEMS
+            .iter()
+            .find(|(magic, _)| *magic == self.file_system);
+        if let Some((_, name)) = foreign {
+            return Err(refusal::foreign_file_system(name, &self.name()));
+        }
+        if !self.link.starts_with(b"/") {
+            return Err(refusal::unknown(&self.name()));
+        }
+        match FileType::from_raw_mode(self.stat.st_mode) {
+            FileType::RegularFile if self.deleted() && !self.opaque() => Ok(Kind::Unlinked),
+            FileType::RegularFile if self.deleted() => Err(refusal::deleted("file")),
+            FileType::Directory if self.deleted() => Err(refusal::deleted("directory")),
+            _ => Ok(Kind::Named),
+        }
+    }
+}
+
+/// The numbers of a process' open descriptors, rising.
+///
+/// # Errors
+/// The process is gone.
+pub fn numbers(host: HostPid) -> io::Result<Vec<i32>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(format!("/proc/{host}/fd"))? {
+        let name = entry?.file_name();
+        numbers.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// The root directory of a process, to look names up from.
+///
+/// # Errors
+/// The process is gone or may not be looked at.
+pub fn root(host: HostPid) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(
+        format!("/proc/{host}/root"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+/// st_dev of the devpts that a process sees at /dev/pts, if it sees one.
+#[must_use]
+pub fn devpts(root: &OwnedFd) -> Option<u64> {
+    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
+    let place = rustix::fs::openat2(
+        root,
+        "dev/pts",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT,
+    )
+    .ok()?;
+    let right = rustix::fs::fstatfs(&place).ok()?.f_type == DEVPTS_SUPER_MAGIC;
+    right.then(|| rustix::fs::fstat(&place).ok().map(|stat| stat.st_dev))?
+}

@@ -1,0 +1,361 @@
+//! The preflight of descriptors: looks at every open file of a running tree,
+//! changes nothing, and names what cannot travel.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    process::PidfdGetfdFlags,
+};
+
+use super::{
+    fd::{self, Kind, Seen},
+    refusal::{self, Refusal},
+    stdio::CapsuleStdio,
+};
+use crate::{
+    api::Obstacle,
+    image::Pid,
+    sys::{HostPid, tty},
+};
+
+/// A process whose descriptors are looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct FileSource<'a> {
+    /// Its ID in the capsule.
+    pub pid: Pid,
+    /// Its ID here.
+    pub host: HostPid,
+    /// pidfd of the process (its thread-group leader).
+    pub pidfd: BorrowedFd<'a>,
+}
+
+impl FileSource<'_> {
+    /// A duplicate of a descriptor: the same open file description, so that
+    /// whoever holds it must leave its offset and its flags alone.
+    ///
+    /// # Errors
+    /// EBADF when it is closed, ESRCH when the process is gone.
+    pub fn duplicate(&self, number: i32) -> std::io::Result<OwnedFd> {
+        let flags = PidfdGetfdFlags::empty();
+        Ok(rustix::process::pidfd_getfd(self.pidfd, number, flags)?)
+    }
+}
+
+/// Every descriptor of the tree that cannot travel. What appears or goes away
+/// while this looks is left to the capture, which judges again.
+#[must_use]
+pub fn preflight(processes: &[FileSource<'_>], stdio: &CapsuleStdio) -> Vec<Obstacle> {
+    let mut survey = Survey::new(processes, stdio);
+    for source in processes {
+        survey.process(source);
+    }
+    survey.finish()
+}
+
+/// One holder of an end of something that has two.
+#[derive(Debug, Clone)]
+struct Holder {
+    process: usize,
+    seen: Seen,
+}
+
+struct Survey<'a> {
+    processes: &'a [FileSource<'a>],
+    stdio: &'a CapsuleStdio,
+    devpts: Option<u64>,
+    obstacles: Vec<Obstacle>,
+    /// Pipes and FIFOs by (device, inode).
+    pipes: BTreeMap<(u64, u64), Vec<Holder>>,
+    masters: Vec<u32>,
+    slaves: BTreeMap<u32, Holder>,
+}
+
+impl<'a> Survey<'a> {
+    fn new(processes: &'a [FileSource<'a>], stdio: &'a CapsuleStdio) -> Self {
+        let devpts = processes
+            .iter()
+            .find_map(|source| fd::devpts(&fd::root(source.host).ok()?));
+        Self {
+            processes,
+            stdio,
+            devpts,
+            obstacles: Vec::new(),
+            pipes: BTreeMap::new(),
+            masters: Vec::new(),
+            slaves: BTreeMap::new(),
+        }
+    }
+
+    fn process(&mut self, source: &FileSource<'_>) {
+        let index = self
+            .processes
+            .iter()
+            .position(|other| other.host == source.host)
+            .unwrap_or_default();
+        let root = fd::root(source.host).ok();
+        for number in fd::numbers(source.host).unwrap_or_default() {
+            match Seen::look(source.host, number) {
+                Ok(seen) => self.descriptor(index, seen, root.as_ref()),
+                Err(fd::SeeError::Look { .. }) => {}
+                Err(fd::SeeError::Info { source: error, .. }) => {
+                    let refusal = refusal::unknown(&error.to_string());
+                    self.obstacles.push(refusal.obstacle(source.pid, number));
+                }
+            }
+        }
+    }
+
+    fn descriptor(&mut self, process: usize, seen: Seen, root: Option<&OwnedFd>) {
+        match seen.kind(self.stdio, self.devpts) {
+            Err(refusal) => self.refuse(process, &seen, &refusal),
+            Ok(Kind::Named) if !self.reachable(&seen, root) => {
+                self.refuse(process, &seen, &refusal::misnamed(&seen.name()));
+            }
+            Ok(Kind::Pipe | Kind::Fifo) => {
+                let key = (seen.stat.st_dev, seen.stat.st_ino);
+                let holder = Holder { process, seen };
+                self.pipes.entry(key).or_default().push(holder);
+            }
+            Ok(Kind::TtyMaster(index)) => self.masters.push(index),
+            Ok(Kind::TtySlave(index)) => {
+                self.slaves.entry(index).or_insert(Holder { process, seen });
+            }
+            Ok(Kind::ControllingTty) => self.controlling_tty(process, seen),
+            Ok(_) => {}
+        }
+    }
+
+    /// A chrooted process sees other names than its links say: those are
+    /// relative to the root of its mount namespace, as the rest of the job sees it.
+    fn reachable(&self, seen: &Seen, root: Option<&OwnedFd>) -> bool {
+        root.is_some_and(|root| seen.leads_here(root))
+            || self
+                .processes
+                .first()
+                .and_then(|first| fd::root(first.host).ok())
+                .is_some_and(|root| seen.leads_here(&root))
+    }
+
+    fn controlling_tty(&mut self, process: usize, seen: Seen) {
+        let Ok(copy) = self.processes[process].duplicate(seen.number) else {
+            return;
+        };
+        match tty::device(copy) {
+            Ok((136..=143, index)) => {
+                self.slaves.entry(index).or_insert(Holder { process, seen });
+            }
+            _ => self.refuse(process, &seen, &refusal::foreign_terminal(&seen.name())),
+        }
+    }
+
+    fn refuse(&mut self, process: usize, seen: &Seen, refusal: &Refusal) {
+        let pid = self.processes[process].pid;
+        self.obstacles.push(refusal.obstacle(pid, seen.number));
+    }
+
+    fn finish(mut self) -> Vec<Obstacle> {
+        let console = self.stdio.console.as_ref().map(|console| console.index);
+        for (index, holder) in std::mem::take(&mut self.slaves) {
+            if console != Some(index) && !self.masters.contains(&index) {
+                let refusal = refusal::foreign_terminal(&holder.seen.name());
+                self.refuse(holder.process, &holder.seen, &refusal);
+            }
+        }
+        for holders in std::mem::take(&mut self.pipes).into_values() {
+            if let Some(holder) = self.half_outside(&holders) {
+                let refusal = refusal::foreign_pipe(&holder.seen.name());
+                self.refuse(holder.process, &holder.seen, &refusal);
+            }
+        }
+        self.obstacles
+    }
+
+    /// The holder of one end of a pipe whose other end someone else has: only
+    /// one kind of end is in the tree, and yet the kernel does not say that
+    /// the other kind is closed.
+    fn half_outside<'h>(&self, holders: &'h [Holder]) -> Option<&'h Holder> {
+        let mode = |holder: &Holder| holder.seen.info.flags & libc::O_ACCMODE;
+        let reads = holders.iter().any(|h| mode(h) != libc::O_WRONLY);
+        let writes = holders.iter().any(|h| mode(h) != libc::O_RDONLY);
+        if reads && writes {
+            return None;
+        }
+        let holder = holders.first()?;
+        let copy = self.processes[holder.process]
+            .duplicate(holder.seen.number)
+            .ok()?;
+        (!other_end_closed(&copy)).then_some(holder)
+    }
+}
+
+/// Whether nobody holds the other end of a pipe any more: no writer for an end
+/// open for reading (POLLHUP), no reader for one open for writing (POLLERR).
+#[must_use]
+pub fn other_end_closed(end: &OwnedFd) -> bool {
+    let mut poll = [PollFd::new(end, PollFlags::empty())];
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let polled = rustix::event::poll(&mut poll, Some(&now));
+    polled.is_ok()
+        && poll[0]
+            .revents()
+            .intersects(PollFlags::HUP | PollFlags::ERR)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, AsRawFd};
+
+    use rustix::process::{Pid as RustixPid, PidfdFlags};
+
+    use super::*;
+    use crate::{
+        image::Stdio,
+        inspect::stdio::{Console, StdioEnd},
+    };
+
+    /// What the preflight says about one descriptor of this very process.
+    fn verdict(fd: impl AsFd, stdio: &CapsuleStdio) -> Option<Obstacle> {
+        let host = HostPid::own();
+        let pid = RustixPid::from_raw(host.raw()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let source = FileSource {
+            pid: 7,
+            host,
+            pidfd: pidfd.as_fd(),
+        };
+        let object = format!("fd {} (", fd.as_fd().as_raw_fd());
+        preflight(&[source], stdio)
+            .into_iter()
+            .find(|obstacle| obstacle.object.starts_with(&object))
+    }
+
+    fn travels(fd: impl AsFd) -> bool {
+        verdict(fd, &CapsuleStdio::default()).is_none()
+    }
+
+    fn refusal_of(fd: impl AsFd) -> String {
+        let obstacle = verdict(fd, &CapsuleStdio::default()).expect("an obstacle");
+        assert_eq!(obstacle.pid, Some(7));
+        assert!(!obstacle.remedy.is_empty());
+        obstacle.to_string()
+    }
+
+    #[test]
+    fn ordinary_files_travel() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        assert!(travels(std::fs::File::create(&path).unwrap()));
+        assert!(travels(std::fs::File::open(dir.path()).unwrap()));
+        assert!(travels(std::fs::File::open("/dev/null").unwrap()));
+        assert!(travels(tempfile::tempfile().unwrap()));
+        assert!(travels(crate::sys::descriptor::signalfd(2).unwrap()));
+        assert!(travels(crate::sys::descriptor::timerfd(1).unwrap()));
+        let memfd = rustix::fs::memfd_create("m", rustix::fs::MemfdFlags::CLOEXEC);
+        assert!(travels(memfd.unwrap()));
+    }
+
+    #[test]
+    fn a_pipe_needs_both_ends_or_none_outside() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        assert!(travels(&reader));
+        drop(writer);
+        assert!(travels(&reader), "nobody can write to it any more");
+    }
+
+    #[test]
+    fn a_pipe_towards_a_stranger_is_named_unless_it_is_a_standard_stream() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let mut child = std::process::Command::new("cat")
+            .stdin(reader)
+            .spawn()
+            .unwrap();
+        assert!(refusal_of(&writer).contains("other end"));
+        let stat = rustix::fs::fstat(&writer).unwrap();
+        let stdio = CapsuleStdio {
+            streams: vec![StdioEnd {
+                device: stat.st_dev,
+                inode: stat.st_ino,
+                stream: Stdio::Out,
+            }],
+            console: None,
+        };
+        assert_eq!(verdict(&writer, &stdio), None);
+        drop(writer);
+        child.wait().unwrap();
+    }
+
+    #[test]
+    fn what_belongs_to_this_node_is_named() {
+        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(refusal_of(socket).contains("(socket)"));
+        let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
+        assert!(refusal_of(inotify.unwrap()).contains("(inotify)"));
+        assert!(refusal_of(std::fs::File::open("/proc/self/status").unwrap()).contains("proc"));
+        let namespace = std::fs::File::open("/proc/self/ns/net").unwrap();
+        assert!(refusal_of(namespace).contains("nsfs"));
+        let me = RustixPid::from_raw(HostPid::own().raw()).unwrap();
+        let pidfd = rustix::process::pidfd_open(me, PidfdFlags::empty()).unwrap();
+        assert!(refusal_of(pidfd).contains("process of this node"));
+    }
+
+    #[test]
+    fn a_locked_file_may_become_free() {
+        let file = tempfile::tempfile().unwrap();
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        let obstacle = verdict(&file, &CapsuleStdio::default()).unwrap();
+        assert!(obstacle.transient);
+        assert!(obstacle.reason.contains("FLOCK"), "{obstacle}");
+    }
+
+    #[test]
+    fn a_file_with_another_link_needs_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = std::fs::File::create(&path).unwrap();
+        std::fs::hard_link(&path, dir.path().join("b")).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(refusal_of(&file).contains("other links"));
+    }
+
+    #[test]
+    fn a_terminal_needs_its_master() {
+        use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let master = openpt(flags).unwrap();
+        unlockpt(&master).unwrap();
+        let slave = ioctl_tiocgptpeer(&master, flags).unwrap();
+        assert!(travels(&slave));
+        let index = tty::index(&master).unwrap();
+        // Keep the master where this process has no descriptor of it: with a child.
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "read line"])
+            .stdin(std::process::Stdio::piped())
+            .stderr(master.try_clone().unwrap())
+            .spawn()
+            .unwrap();
+        let kept = child.id();
+        drop(master);
+        assert!(refusal_of(&slave).contains("other side"));
+        let pid = RustixPid::from_raw(kept.cast_signed()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let copy = rustix::process::pidfd_getfd(&pidfd, 2, PidfdGetfdFlags::empty()).unwrap();
+        let console = Some(Console {
+            index,
+            master: copy,
+        });
+        let stdio = CapsuleStdio {
+            streams: Vec::new(),
+            console,
+        };
+        assert_eq!(verdict(&slave, &stdio), None);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}

@@ -1,0 +1,158 @@
+//! The words for descriptors that cannot travel: reason and remedy.
+
+use crate::api::Obstacle;
+
+/// Why a descriptor cannot travel.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// The kind of thing, for `fd 7 (kind)`.
+    pub what: String,
+    /// What is the matter, a lower-case fragment.
+    pub reason: String,
+    /// What the user can do.
+    pub remedy: String,
+    /// It may pass by itself.
+    pub transient: bool,
+}
+
+impl Refusal {
+    fn new(what: impl Into<String>, reason: impl Into<String>, remedy: &str) -> Self {
+        Self {
+            what: what.into(),
+            reason: reason.into(),
+            remedy: remedy.to_owned(),
+            transient: false,
+        }
+    }
+
+    /// As an obstacle about descriptor `number` of process `pid` (in its capsule).
+    #[must_use]
+    pub fn obstacle(&self, pid: i32, number: i32) -> Obstacle {
+        Obstacle {
+            pid: Some(pid),
+            object: format!("fd {number} ({})", self.what),
+            reason: self.reason.clone(),
+            remedy: self.remedy.clone(),
+            transient: self.transient,
+        }
+    }
+}
+
+/// A file lock or lease.
+pub(super) fn locked(locks: &[String]) -> Refusal {
+    let kind = locks
+        .first()
+        .and_then(|line| line.split_whitespace().nth(1))
+        .unwrap_or("unknown");
+    Refusal {
+        transient: true,
+        ..Refusal::new(
+            "locked file",
+            format!("a {kind} lock or lease is held through it"),
+            "wait until the program has let go of the lock",
+        )
+    }
+}
+
+/// A socket.
+pub(super) fn socket() -> Refusal {
+    Refusal::new(
+        "socket",
+        "sockets cannot move yet",
+        "move the job before it opens connections or after it has closed them",
+    )
+}
+
+/// An anonymous inode that is not one of the four known kinds.
+pub(super) fn anonymous(name: &[u8]) -> Refusal {
+    let name = String::from_utf8_lossy(name);
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    let (reason, remedy) = match name {
+        "io_uring" => (
+            "an io_uring ring is shared with this node's kernel",
+            "start the program with io_uring switched off (UV_USE_IO_URING=0 for Node.js)",
+        ),
+        "inotify" | "fanotify" => (
+            "its watches belong to this node's file systems",
+            "let the program poll for changes instead, or close its watches",
+        ),
+        "pidfd" => (
+            "it refers to a process of this node",
+            "move the job when the program waits for no child through a pidfd",
+        ),
+        "userfaultfd" => (
+            "the program serves page faults itself",
+            "move it when it has closed its userfaultfd",
+        ),
+        "perf_event" => ("it counts events of this node's CPUs", "stop the profiler"),
+        _ => (
+            "this kind of kernel object cannot move",
+            "close it before the move",
+        ),
+    };
+    Refusal::new(name, reason, remedy)
+}
+
+/// A device that other nodes do not have.
+pub(super) fn device(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "the device belongs to this node",
+        "close it, or keep the job where it is with --pin",
+    )
+}
+
+/// A terminal of another devpts, or one whose other side is outside.
+pub(super) fn foreign_terminal(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "the other side of this terminal is outside of the job",
+        "start the program with `mig exec`, which gives it a terminal that moves",
+    )
+}
+
+/// A pipe or FIFO that someone else holds too.
+pub(super) fn foreign_pipe(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "the other end is held by a process that is not part of the job",
+        "start both programs under one `mig exec`, for example with sh -c 'a | b'",
+    )
+}
+
+/// A file of a file system that describes this node.
+pub(super) fn foreign_file_system(kind: &str, name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        format!("it is a file of {kind}, which is about this node"),
+        "close it before the move",
+    )
+}
+
+/// Something other than a regular file whose name is gone.
+pub(super) fn deleted(kind: &str) -> Refusal {
+    Refusal::new(
+        kind,
+        format!("the {kind} has been deleted while it was open"),
+        "close it before the move",
+    )
+}
+
+/// A file with another hard link, or one that a rename or a mount has hidden.
+pub(super) fn misnamed(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "its name is gone or means another file now, and other links of it exist",
+        "put the file back under that name, or close it",
+    )
+}
+
+/// A kind of file that this version has never heard of.
+pub(super) fn unknown(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "this kind of file is not known to this version of mig",
+        "close it before the move",
+    )
+}
