@@ -1,7 +1,7 @@
 //! Who should run where: load, the cost of a move, and the decision.
 //!
 //! Everything here is a pure function of what is passed in: the time (as a
-//! [`Duration`](std::time::Duration) since any fixed instant of a monotonic
+//! [`Duration`] since any fixed instant of a monotonic
 //! clock), the loads, the jobs and the randomness. So the same code runs in
 //! `migd` and in a simulator with thousands of nodes.
 //!

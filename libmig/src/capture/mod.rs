@@ -1,5 +1,9 @@
 //! A live process tree -> an image.
 
+mod shared;
+
+pub use shared::{SharedError, SharedRegistry};
+
 use std::io;
 
 use crate::image::BulkTarget;

@@ -1,10 +1,12 @@
-//! The read-only view of a process: what `/proc` says, parsed strictly, since
-//! every byte of it may have been chosen by the process itself, and what of it
-//! cannot move.
+//! The read-only view: of a process, as `/proc` tells it, parsed strictly,
+//! since every byte of it may have been chosen by the process itself; and of
+//! this machine: its load, its kernel, its CPU.
 
+pub mod cpu;
 pub mod fd;
 pub mod fdinfo;
 pub mod files;
+pub mod load;
 pub mod maps;
 pub mod refusal;
 pub mod stdio;

@@ -5,7 +5,7 @@ use std::error::Error;
 use thiserror::Error as ThisError;
 
 use crate::{
-    api::Obstacle,
+    api::{Obstacle, Phase},
     capture::BulkSink,
     image::{BulkTarget, JobImage},
     transfer::{Offer, Refusal, TransferError},
@@ -98,6 +98,9 @@ impl MoveError {
 
 /// The source's end of a job that is to move.
 pub trait SourceJob {
+    /// A phase begins. Time spent here is part of the pause from `Freeze` on.
+    fn entered(&mut self, phase: Phase);
+
     /// Says what the destination must know. The job runs.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use std::{
 
 use super::{SourceJob, failpoint, handover::Commit, job::MoveError};
 use crate::{
+    api::Phase,
     image::JobImage,
     transfer::{Connection, Message, Offer},
 };
@@ -38,7 +39,7 @@ pub struct Moved {
     /// Bytes that left this node.
     pub bytes_sent: u64,
     /// Time spent in each phase, in order.
-    pub phases: Vec<(&'static str, Duration)>,
+    pub phases: Vec<(Phase, Duration)>,
 }
 
 /// The destination has been found; nothing has been said.
@@ -90,7 +91,7 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
             .offer()
             .map_err(MoveError::here("offering the job"))?;
         self.epoch = offer.epoch;
-        self.clock.lap("negotiate");
+        self.enter(Phase::Prepare);
         failpoint::hit("source.offer").map_err(MoveError::here("offering the job"))?;
         self.connection
             .send(&Message::Offer(Box::new(offer)))
@@ -101,8 +102,12 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
             .send(&Message::Ping)
             .and_then(|()| self.connection.expect("a pong", pong))
             .map_err(MoveError::there("offering the job"))?;
-        self.clock.lap("prepare");
         Ok(sent.elapsed() / 2)
+    }
+
+    fn enter(&mut self, phase: Phase) {
+        self.clock.enter(phase);
+        self.job.entered(phase);
     }
 
     fn abort(mut self, error: MoveError) -> MoveError {
@@ -121,27 +126,25 @@ struct Prepared<'a, J, S> {
 
 impl<'a, J: SourceJob, S: Read + Write> Prepared<'a, J, S> {
     fn freeze(mut self) -> Result<Frozen<'a, J, S>, MoveError> {
+        self.at.enter(Phase::Freeze);
         let began = Instant::now();
         let captured = failpoint::hit("source.prepared")
             .and_then(|()| self.at.job.freeze())
             .map_err(MoveError::here("freezing the job"))
             .and_then(|()| {
-                self.at.clock.lap("freeze");
+                self.at.enter(Phase::Final);
                 failpoint::hit("source.frozen")
                     .and_then(|()| self.at.job.capture())
                     .map_err(MoveError::here("capturing the job"))
             });
         match captured {
-            Ok((state, image)) => {
-                self.at.clock.lap("capture");
-                Ok(Frozen {
-                    at: self.at,
-                    latency: self.latency,
-                    began,
-                    state,
-                    image,
-                })
-            }
+            Ok((state, image)) => Ok(Frozen {
+                at: self.at,
+                latency: self.latency,
+                began,
+                state,
+                image,
+            }),
             Err(error) => {
                 self.at.job.thaw();
                 Err(self.at.abort(error))
@@ -179,10 +182,7 @@ impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
 
     fn deliver(&mut self) -> Result<(), MoveError> {
         let Offered {
-            job,
-            connection,
-            clock,
-            ..
+            job, connection, ..
         } = &mut self.at;
         connection
             .send(&Message::State(std::mem::take(&mut self.state)))
@@ -196,13 +196,14 @@ impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
         connection
             .send(&Message::End { bulk_bytes })
             .map_err(MoveError::there("sending the memory"))?;
-        clock.lap("final");
-        connection
+        self.at.enter(Phase::Built);
+        self.at
+            .connection
             .expect("'built'", built)
             .map_err(MoveError::there("building the job at the destination"))?;
-        clock.lap("built");
+        self.at.enter(Phase::Commit);
         failpoint::hit("source.built")
-            .and_then(|()| job.hold())
+            .and_then(|()| self.at.job.hold())
             .and_then(|()| failpoint::hit("source.held"))
             .map_err(MoveError::here("holding the job"))?;
         Ok(())
@@ -250,6 +251,7 @@ struct Committed<'a, J, S> {
 impl<J: SourceJob, S: Read + Write> Committed<'_, J, S> {
     fn release(mut self) -> Departure {
         let epoch = self.commit.epoch();
+        self.at.enter(Phase::Release);
         let told = failpoint::hit("source.committed")
             .map_err(MoveError::here("handing the job over"))
             .and_then(|()| {
@@ -275,9 +277,9 @@ impl<J: SourceJob, S: Read + Write> Committed<'_, J, S> {
 
     fn reap(mut self, epoch: u64) -> Departure {
         let pause = self.began.elapsed().saturating_sub(self.latency);
-        self.at.clock.lap("release");
+        self.at.enter(Phase::Reap);
         self.at.job.reap(epoch);
-        self.at.clock.lap("reap");
+        self.at.enter(Phase::Reap);
         Departure::Moved(Moved {
             pause,
             total: self.at.clock.began.elapsed(),
@@ -291,7 +293,8 @@ impl<J: SourceJob, S: Read + Write> Committed<'_, J, S> {
 struct Clock {
     began: Instant,
     last: Instant,
-    laps: Vec<(&'static str, Duration)>,
+    laps: Vec<(Phase, Duration)>,
+    phase: Phase,
 }
 
 impl Clock {
@@ -301,12 +304,15 @@ impl Clock {
             began: now,
             last: now,
             laps: Vec::new(),
+            phase: Phase::Negotiate,
         }
     }
 
-    fn lap(&mut self, name: &'static str) {
+    /// The current phase ends, `next` begins.
+    fn enter(&mut self, next: Phase) {
         let now = Instant::now();
-        self.laps.push((name, now - self.last));
+        self.laps.push((self.phase, now - self.last));
+        self.phase = next;
         self.last = now;
     }
 }

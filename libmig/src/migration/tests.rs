@@ -91,6 +91,8 @@ impl World {
 struct Source(Arc<Mutex<World>>);
 
 impl SourceJob for Source {
+    fn entered(&mut self, _: crate::api::Phase) {}
+
     fn offer(&mut self) -> Result<Offer, JobError> {
         Ok(Offer {
             job: "n1-1".into(),
@@ -98,8 +100,9 @@ impl SourceJob for Source {
             home: "n1".into(),
             source: "n1".into(),
             name: None,
-            command: vec!["true".into()],
+            command: "true".into(),
             uid: 0,
+            user: "root".into(),
             pinned: false,
             started: 0,
             processes: 1,

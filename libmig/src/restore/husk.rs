@@ -22,6 +22,8 @@ const BASE: u64 = 0x20_0000;
 /// Sizes of Elf64_Ehdr and Elf64_Phdr.
 const EHDR: u16 = 64;
 const PHDR: u16 = 56;
+/// Address of the `syscall` instruction in a husk.
+pub(super) const SYSCALL: u64 = BASE + 64 + 2 * 56 + 5;
 /// `again: mov eax, __NR_pause; syscall; jmp again`.
 const CODE: [u8; 9] = [0xb8, 0x22, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7];
 

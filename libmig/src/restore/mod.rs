@@ -1,7 +1,39 @@
 //! An image -> a live process tree.
+//!
+//! ```text
+//! husk (zygote) --prepare--> Prepared --build--> Building --bulk*, finish--> Complete --release--> runs
+//! ```
+//!
+//! Each phase is a type; each, dropped, leaves nothing behind, but for
+//! [`Complete`], which stays frozen. The pure parts are [`tree`], [`layout`],
+//! [`vdso`], [`clocks`] and [`xstate`]. Bound to one OS thread, as ptrace is.
 
+mod address_space;
+mod build;
+pub mod cgroup;
+pub mod clocks;
+mod error;
+mod finish;
+mod grow;
+mod hold;
 pub mod husk;
+pub mod layout;
+mod own_vdso;
+mod prepare;
+mod process;
+mod remains;
+mod sleep;
+mod sources;
+mod task;
+mod thread;
 pub mod tree;
+pub mod vdso;
+pub mod xstate;
+
+pub use build::Building;
+pub use error::RestoreError;
+pub use hold::Complete;
+pub use prepare::{CapsuleRef, Prepared, prepare};
 
 use std::{io, os::fd::OwnedFd};
 

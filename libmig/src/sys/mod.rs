@@ -4,8 +4,10 @@
 
 pub mod clone;
 pub mod close_range;
+pub mod cpuid;
 pub mod descriptor;
 mod pid;
+pub mod probe;
 pub mod process_vm;
 pub mod ptrace;
 pub mod remote;

@@ -52,13 +52,15 @@ pub struct Offer {
     /// Alias, if any.
     pub name: Option<String>,
     /// The command line, for listings.
-    pub command: Vec<String>,
+    pub command: String,
     /// User that owns the job.
     pub uid: u32,
+    /// That user's name at home.
+    pub user: String,
     /// Whether the balancer must leave it where it is.
     pub pinned: bool,
     /// Start of the job, seconds since the epoch of CLOCK_REALTIME.
-    pub started: i64,
+    pub started: u64,
     /// Processes at the time of the offer.
     pub processes: u32,
     /// Highest thread ID in the capsule.

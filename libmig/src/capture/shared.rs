@@ -1,0 +1,175 @@
+//! Memory objects that several mappings or descriptors reach: shared anonymous
+//! memory and memfds. Each is sent once, whoever finds it first, a mapping or
+//! a descriptor; device and inode say which is which.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+};
+
+use rustix::fs::{SealFlags, fcntl_get_seals, fstatfs};
+
+use crate::image::{SharedId, SharedKind, SharedMemory};
+
+/// f_type of hugetlbfs, whose block size is the huge page size.
+const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+
+/// A shared object could not be described.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot describe the shared memory object {name}")]
+pub struct SharedError {
+    /// Its name in `/proc`.
+    pub name: String,
+    /// What the kernel said.
+    #[source]
+    pub source: io::Error,
+}
+
+/// All shared memory objects of a tree.
+#[derive(Debug, Default)]
+pub struct SharedRegistry {
+    objects: Vec<(SharedMemory, File)>,
+    by_inode: HashMap<(u64, u64), SharedId>,
+}
+
+impl SharedRegistry {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether a link of `/proc/PID/fd` or a name in `/proc/PID/maps` is an
+    /// object of this registry: a memfd or shared anonymous memory.
+    #[must_use]
+    pub fn concerns(name: &[u8]) -> bool {
+        kind_by_name(name).is_some()
+    }
+
+    /// The number of the object that `descriptor` is open on; it is added when
+    /// it is new. Any access mode will do.
+    ///
+    /// # Errors
+    /// For an object of another kind (see [`Self::concerns`]), or when it cannot be opened for reading.
+    pub fn intern(&mut self, descriptor: &OwnedFd, name: &[u8]) -> Result<SharedId, SharedError> {
+        self.intern_io(descriptor, name)
+            .map_err(|source| SharedError {
+                name: String::from_utf8_lossy(name).into_owned(),
+                source,
+            })
+    }
+
+    /// The objects by rising number.
+    pub fn objects(&self) -> impl Iterator<Item = &SharedMemory> {
+        self.objects.iter().map(|(memory, _)| memory)
+    }
+
+    /// A descriptor to read the contents of an object with.
+    #[must_use]
+    pub fn contents(&self, object: SharedId) -> Option<&File> {
+        self.objects
+            .get(usize::try_from(object).ok()?)
+            .map(|(_, file)| file)
+    }
+
+    fn intern_io(&mut self, descriptor: &OwnedFd, name: &[u8]) -> io::Result<SharedId> {
+        // Through the magic link: the descriptor itself may be write-only.
+        let file = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
+        let metadata = file.metadata()?;
+        let key = (metadata.dev(), metadata.ino());
+        if let Some(known) = self.by_inode.get(&key) {
+            return Ok(*known);
+        }
+        let kind = kind_by_name(name).ok_or(io::ErrorKind::Unsupported)?;
+        let memory = SharedMemory {
+            kind: describe(&kind, &file)?,
+            size: metadata.len(),
+        };
+        let id = SharedId::try_from(self.objects.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.objects.push((memory, file));
+        self.by_inode.insert(key, id);
+        Ok(id)
+    }
+}
+
+enum NamedKind<'a> {
+    Anonymous,
+    Memfd(&'a [u8]),
+}
+
+fn kind_by_name(name: &[u8]) -> Option<NamedKind<'_>> {
+    let name = name.strip_suffix(b" (deleted)")?;
+    if matches!(name, b"/dev/zero" | b"/anon_hugepage") {
+        return Some(NamedKind::Anonymous);
+    }
+    name.strip_prefix(b"/memfd:").map(NamedKind::Memfd)
+}
+
+fn describe(kind: &NamedKind<'_>, file: &File) -> io::Result<SharedKind> {
+    let statfs = fstatfs(file)?;
+    let hugetlb_kib = match statfs.f_type {
+        HUGETLBFS_MAGIC => u32::try_from(statfs.f_bsize / 1024).unwrap_or(0),
+        _ => 0,
+    };
+    Ok(match kind {
+        NamedKind::Anonymous => SharedKind::Anonymous { hugetlb_kib },
+        NamedKind::Memfd(name) => SharedKind::Memfd {
+            name: name.to_vec(),
+            seals: seals(file)?.bits(),
+            hugetlb_kib,
+        },
+    })
+}
+
+fn seals(file: &File) -> io::Result<SealFlags> {
+    Ok(fcntl_get_seals(file.as_fd())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
+
+    #[test]
+    fn a_memfd_is_known_by_any_of_its_descriptors() {
+        let first = memfd_create("a b", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&first, 8192).unwrap();
+        fcntl_add_seals(&first, SealFlags::SHRINK).unwrap();
+        let second = rustix::io::dup(&first).unwrap();
+        let other = memfd_create("c", MemfdFlags::empty()).unwrap();
+        let mut registry = SharedRegistry::new();
+        assert_eq!(registry.intern(&first, b"/memfd:a b (deleted)").unwrap(), 0);
+        assert_eq!(
+            registry.intern(&second, b"/memfd:a b (deleted)").unwrap(),
+            0
+        );
+        assert_eq!(registry.intern(&other, b"/memfd:c (deleted)").unwrap(), 1);
+        let objects: Vec<_> = registry.objects().collect();
+        let seals = SealFlags::SHRINK.bits();
+        let expected = SharedKind::Memfd {
+            name: b"a b".to_vec(),
+            seals,
+            hugetlb_kib: 0,
+        };
+        assert_eq!(
+            objects[0],
+            &SharedMemory {
+                kind: expected,
+                size: 8192
+            }
+        );
+        assert!(registry.contents(1).is_some() && registry.contents(2).is_none());
+    }
+
+    #[test]
+    fn other_files_are_no_shared_objects() {
+        assert!(!SharedRegistry::concerns(b"/etc/passwd"));
+        assert!(!SharedRegistry::concerns(b"/SYSV00000000 (deleted)"));
+        assert!(SharedRegistry::concerns(b"/dev/zero (deleted)"));
+    }
+}

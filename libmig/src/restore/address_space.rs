@@ -1,0 +1,253 @@
+//! The system calls that a husk executes to get its address space: a
+//! [`Layout`] as batches. Contents arrive between [`map`] and [`settle`].
+
+use std::os::fd::RawFd;
+
+use super::layout::{ADDRESS_END, Layout, Map, Source, Touch};
+use crate::{
+    image::{MemoryImage, SharedId},
+    sys::remote::{Arg, Batch, Slot},
+};
+
+const ARCH_MAP_VDSO_64: u64 = 0x2003;
+const PR_SET_MM: u64 = 35;
+const PR_SET_MM_MAP: u64 = 14;
+const MLOCK_ONFAULT: u64 = 1;
+/// mseal(2), Linux 6.10.
+const SYS_MSEAL: i64 = 462;
+
+/// Descriptors of the daemon that a husk fetches.
+pub(super) struct Sources<'a> {
+    /// The husk's descriptor that stands for the daemon.
+    pub(super) daemon: i32,
+    /// The files of the layout, in its order.
+    pub(super) files: &'a [RawFd],
+    /// The shared objects of the job.
+    pub(super) shared: &'a dyn Fn(SharedId) -> Option<RawFd>,
+}
+
+/// Where this kernel's vDSO goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct VdsoPlace {
+    /// First address of data and code.
+    pub(super) group: u64,
+    /// Memory for the old vDSO, when it is another one: address and length.
+    pub(super) old: Option<(u64, u64)>,
+}
+
+/// Empties the husk but for the injected pages at `keep`, places the vDSO and
+/// maps everything.
+pub(super) fn map(
+    layout: &Layout,
+    keep: (u64, u64),
+    vdso: Option<VdsoPlace>,
+    sources: &Sources<'_>,
+) -> Batch {
+    let mut batch = Batch::new();
+    batch.call(libc::SYS_munmap, &[0u64.into(), keep.0.into()]);
+    batch.call(
+        libc::SYS_munmap,
+        &[keep.1.into(), (ADDRESS_END - keep.1).into()],
+    );
+    if let Some(place) = vdso {
+        batch.call(
+            libc::SYS_arch_prctl,
+            &[ARCH_MAP_VDSO_64.into(), place.group.into()],
+        );
+        if let Some((address, length)) = place.old {
+            map_anonymous(&mut batch, address, length);
+        }
+    }
+    let mut fetched: Vec<(Source, Slot)> = Vec::new();
+    for step in &layout.maps {
+        map_one(&mut batch, step, sources, &mut fetched);
+    }
+    for (_, descriptor) in fetched {
+        batch.call(libc::SYS_close, &[descriptor.into()]);
+    }
+    for touch in &layout.before {
+        add_touch(&mut batch, *touch);
+    }
+    batch
+}
+
+fn map_anonymous(batch: &mut Batch, address: u64, length: u64) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    batch.call(
+        libc::SYS_mmap,
+        &[
+            address.into(),
+            length.into(),
+            protection.into(),
+            flags.into(),
+            (-1).into(),
+            0u64.into(),
+        ],
+    );
+}
+
+fn map_one(batch: &mut Batch, map: &Map, sources: &Sources<'_>, fetched: &mut Vec<(Source, Slot)>) {
+    let local = match map.source {
+        Source::Anonymous => None,
+        Source::File(index) => sources.files.get(index).copied(),
+        Source::Shared(object) => (sources.shared)(object),
+    };
+    let descriptor = match (map.source, local) {
+        (Source::Anonymous, _) => Arg::from(-1),
+        (source, local) => {
+            fetch(batch, source, local.unwrap_or(-1), sources.daemon, fetched).into()
+        }
+    };
+    batch.call(
+        libc::SYS_mmap,
+        &[
+            map.address.into(),
+            map.length.into(),
+            map.protection.into(),
+            map.flags.into(),
+            descriptor,
+            map.offset.into(),
+        ],
+    );
+}
+
+/// A descriptor of the daemon, once for each address space.
+fn fetch(
+    batch: &mut Batch,
+    source: Source,
+    local: RawFd,
+    daemon: i32,
+    fetched: &mut Vec<(Source, Slot)>,
+) -> Slot {
+    if let Some((_, slot)) = fetched.iter().find(|(known, _)| *known == source) {
+        return *slot;
+    }
+    let slot = batch.call(
+        libc::SYS_pidfd_getfd,
+        &[daemon.into(), local.into(), 0u64.into()],
+    );
+    fetched.push((source, slot));
+    slot
+}
+
+/// What comes after the contents: protection, locks, guards, seals, and the
+/// numbers that /proc shows. `exe` is the daemon's descriptor of the program.
+pub(super) fn settle(
+    batch: &mut Batch,
+    layout: &Layout,
+    memory: &MemoryImage,
+    vdso: Option<VdsoPlace>,
+    daemon: i32,
+    exe: RawFd,
+) {
+    if let Some((address, length)) = vdso.and_then(|place| place.old) {
+        let protection = u64::from((libc::PROT_READ | libc::PROT_EXEC).cast_unsigned());
+        add_touch(
+            batch,
+            Touch::Protect {
+                address,
+                length,
+                protection,
+            },
+        );
+    }
+    for touch in &layout.after {
+        add_touch(batch, *touch);
+    }
+    set_numbers(batch, memory, daemon, exe);
+    for bit in (0..32).filter(|bit| memory.membarrier & 1 << bit != 0) {
+        batch.call(
+            libc::SYS_membarrier,
+            &[(1u64 << bit).into(), 0u64.into(), 0u64.into()],
+        );
+    }
+}
+
+/// PR_SET_MM_MAP with the auxiliary vector and the link /proc/PID/exe. No
+/// mapping of the husk's own program may be left (`EBUSY`).
+fn set_numbers(batch: &mut Batch, memory: &MemoryImage, daemon: i32, exe: RawFd) {
+    let l = &memory.layout;
+    let words = [
+        l.start_code,
+        l.end_code,
+        l.start_data,
+        l.end_data,
+        l.start_brk,
+        l.brk,
+        l.start_stack,
+        l.arg_start,
+        l.arg_end,
+        l.env_start,
+        l.env_end,
+        0,
+    ];
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let auxv_at = bytes.len() - 8;
+    bytes.extend(
+        u32::try_from(l.auxv.len())
+            .unwrap_or(u32::MAX)
+            .to_le_bytes(),
+    );
+    let exe_at = bytes.len();
+    bytes.extend(u32::MAX.to_le_bytes());
+    let length = bytes.len() as u64;
+    let numbers = batch.data(&bytes);
+    let auxv = batch.data(&l.auxv);
+    batch.link(numbers.at(auxv_at), auxv);
+    let program = batch.call(
+        libc::SYS_pidfd_getfd,
+        &[daemon.into(), exe.into(), 0u64.into()],
+    );
+    batch.store(program, numbers.at(exe_at));
+    batch.call(
+        libc::SYS_prctl,
+        &[
+            PR_SET_MM.into(),
+            PR_SET_MM_MAP.into(),
+            numbers.into(),
+            length.into(),
+            0u64.into(),
+        ],
+    );
+    batch.call(libc::SYS_close, &[program.into()]);
+}
+
+fn add_touch(batch: &mut Batch, touch: Touch) {
+    match touch {
+        Touch::Protect {
+            address,
+            length,
+            protection,
+        } => {
+            batch.call(
+                libc::SYS_mprotect,
+                &[address.into(), length.into(), protection.into()],
+            );
+        }
+        Touch::Advise {
+            address,
+            length,
+            advice,
+        } => {
+            batch.call(
+                libc::SYS_madvise,
+                &[address.into(), length.into(), advice.into()],
+            );
+        }
+        Touch::Lock {
+            address,
+            length,
+            on_fault,
+        } => {
+            let flags = if on_fault { MLOCK_ONFAULT } else { 0 };
+            batch.call(
+                libc::SYS_mlock2,
+                &[address.into(), length.into(), flags.into()],
+            );
+        }
+        Touch::Seal { address, length } => {
+            batch.call(SYS_MSEAL, &[address.into(), length.into(), 0u64.into()]);
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! From the zygote to a tree of husks with mapped, empty address spaces,
+//! and their contents.
+
+use std::{
+    collections::BTreeMap,
+    os::fd::{AsRawFd, RawFd},
+};
+
+use super::{
+    RestoreHost,
+    address_space::{self, Sources, VdsoPlace},
+    cgroup::JobGroup,
+    clocks,
+    error::{RestoreError, host},
+    grow::{self, Husks},
+    husk,
+    layout::{self, Layout, MappedFile},
+    own_vdso::OwnVdso,
+    prepare::Prepared,
+    remains::Remains,
+    sources::{MappedFiles, SharedObjects},
+    task::Task,
+};
+use crate::{
+    api::Obstacle,
+    image::{BulkTarget, JobImage, LiveProcess, Pid, Process, ProcessKind},
+    inspect::maps,
+    sys::{
+        process_vm,
+        remote::{Batch, Foothold, Injector, Site},
+    },
+};
+
+/// A tree of husks: mapped, waiting for contents.
+///
+/// **Afterwards**: dropped (or when the daemon dies), everything is gone.
+#[derive(Debug)]
+pub struct Building {
+    pub(super) remains: Remains,
+    pub(super) group: JobGroup,
+    pub(super) zygote: Task,
+    pub(super) husks: Husks,
+    pub(super) spaces: BTreeMap<Pid, Space>,
+    pub(super) injector: Injector,
+    pub(super) vdso: OwnVdso,
+    pub(super) shared: SharedObjects,
+    /// Keeps the descriptors open that the spaces name.
+    pub(super) files: MappedFiles,
+    /// The husks' descriptor that stands for the daemon.
+    pub(super) daemon: i32,
+    /// Whether timer_create(2) can be told an ID.
+    pub(super) exact_timers: bool,
+}
+
+/// What is known of an address space.
+#[derive(Debug)]
+pub(super) struct Space {
+    pub(super) layout: Layout,
+    pub(super) vdso: Option<VdsoPlace>,
+    pub(super) exe: RawFd,
+}
+
+const CLONE_NEWTIME: u64 = 0x80;
+const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
+
+impl Prepared {
+    /// Makes the tree of `image` and maps its memory.
+    ///
+    /// # Errors
+    /// What stands in the way; nothing is left then.
+    pub fn build(
+        mut self,
+        image: &JobImage,
+        _host: &mut dyn RestoreHost,
+    ) -> Result<Building, RestoreError> {
+        let vdso = OwnVdso::read()?;
+        let layouts = layouts(&image.processes)?;
+        let steps = grow::plan(&image.processes, self.zygote.id, self.zygote_group)?;
+        let injector = self.inject(image)?;
+        let (daemon, exact_timers) = self.ready(image, injector)?;
+        self.enter_time(image, injector, daemon)?;
+        let shared = SharedObjects::make(&image.shared, &mut self.zygote, injector)?;
+        let husks = grow::grow(&mut self.zygote, injector, &steps, &mut self.remains)?;
+        let mut building = Building {
+            remains: self.remains,
+            group: self.group,
+            zygote: self.zygote,
+            husks,
+            spaces: BTreeMap::new(),
+            injector,
+            vdso,
+            shared,
+            files: MappedFiles::new(self.root),
+            daemon,
+            exact_timers,
+        };
+        for (process, layout) in live(&image.processes).zip(layouts) {
+            building.map(process.0, process.1, layout)?;
+        }
+        building.bury(&image.processes)?;
+        Ok(building)
+    }
+
+    /// Puts the injected pages where no process of the tree has anything.
+    fn inject(&mut self, image: &JobImage) -> Result<Injector, RestoreError> {
+        let areas =
+            maps::read(self.zygote.host()).map_err(host("read the mappings of the zygote"))?;
+        let mut occupied: Vec<(u64, u64)> =
+            areas.iter().map(|area| (area.start, area.end)).collect();
+        for (_, process) in live(&image.processes) {
+            occupied.extend(
+                process
+                    .memory
+                    .mappings
+                    .iter()
+                    .map(|mapping| (mapping.start, mapping.end)),
+            );
+        }
+        let hole = layout::hole(occupied, Injector::SPAN).ok_or_else(|| Obstacle {
+            pid: None,
+            object: "address space".into(),
+            reason: "has no gap that is free in every process of the job".into(),
+            remedy: "none: the programs use all of their addresses".into(),
+            transient: false,
+        })?;
+        let site = Site {
+            hole,
+            foothold: Foothold::Syscall(husk::SYSCALL),
+        };
+        Injector::install(&mut self.zygote.stopped, &site)
+            .map_err(super::error::remote(self.zygote.id, "take injected code"))
+    }
+
+    /// Undoes what execve(2) leaves of the init's signal actions, moves the
+    /// daemon's pidfd out of the way of the job's descriptors, and learns what
+    /// this kernel can do.
+    fn ready(&mut self, image: &JobImage, injector: Injector) -> Result<(i32, bool), RestoreError> {
+        let used = |number: i32| {
+            live(&image.processes).any(|(_, p)| p.descriptors.iter().any(|d| d.number == number))
+        };
+        let daemon = (husk::DAEMON_PIDFD..i32::MAX)
+            .find(|number| !used(*number))
+            .unwrap_or(husk::DAEMON_PIDFD);
+        let mut batch = Batch::new();
+        let default = batch.reserve(32);
+        batch.call(
+            libc::SYS_rt_sigaction,
+            &[
+                libc::SIGCHLD.into(),
+                default.into(),
+                0u64.into(),
+                8u64.into(),
+            ],
+        );
+        if daemon != husk::DAEMON_PIDFD {
+            batch.call(
+                libc::SYS_dup3,
+                &[husk::DAEMON_PIDFD.into(), daemon.into(), 0.into()],
+            );
+            batch.call(libc::SYS_close, &[husk::DAEMON_PIDFD.into()]);
+        }
+        let asked = [
+            PR_TIMER_CREATE_RESTORE_IDS.into(),
+            1u64.into(),
+            0u64.into(),
+            0u64.into(),
+            0u64.into(),
+        ];
+        let exact = batch.attempt(libc::SYS_prctl, &asked);
+        let withdrawn = [
+            PR_TIMER_CREATE_RESTORE_IDS.into(),
+            0u64.into(),
+            0u64.into(),
+            0u64.into(),
+            0u64.into(),
+        ];
+        batch.attempt(libc::SYS_prctl, &withdrawn);
+        batch.call(libc::SYS_unshare, &[CLONE_NEWTIME.into()]);
+        let results = self.zygote.run(injector, &batch, "get ready")?;
+        Ok((daemon, results.outcome(exact).value().is_some()))
+    }
+
+    /// Enters a time namespace in which the job's clocks go on. Before there
+    /// are children or threads.
+    fn enter_time(
+        &mut self,
+        image: &JobImage,
+        injector: Injector,
+        daemon: i32,
+    ) -> Result<(), RestoreError> {
+        let here = clocks::machine().map_err(host("read the clocks"))?;
+        let offsets = clocks::offsets(&image.capsule.clocks, &here);
+        clocks::write(self.zygote.host(), offsets)
+            .map_err(host("set the offsets of the job's clocks"))?;
+        let path = format!("/proc/{}/ns/time_for_children", self.zygote.host());
+        let namespace = std::fs::File::open(&path).map_err(host(format!("open {path}")))?;
+        let mut batch = Batch::new();
+        let fd = batch.call(
+            libc::SYS_pidfd_getfd,
+            &[daemon.into(), namespace.as_raw_fd().into(), 0u64.into()],
+        );
+        batch.call(libc::SYS_setns, &[fd.into(), CLONE_NEWTIME.into()]);
+        batch.call(libc::SYS_close, &[fd.into()]);
+        self.zygote
+            .run(injector, &batch, "enter the time namespace of the job")?;
+        Ok(())
+    }
+}
+
+impl Building {
+    /// Writes bytes that travel beside the image.
+    ///
+    /// # Errors
+    /// When they do not belong anywhere, or memory is short.
+    pub fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> Result<(), RestoreError> {
+        match target {
+            BulkTarget::Memory { pid, address } => {
+                let Some(husk) = self.husks.get(&pid) else {
+                    return Err(nowhere(format!("memory of pid {pid}")).into());
+                };
+                // Pages that may not be written to are written past their protection.
+                process_vm::write_all(husk.host(), address, bytes)
+                    .or_else(|_| process_vm::force_write(husk.host(), address, bytes))
+                    .map_err(host(format!("write memory of pid {pid} at {address:#x}")))
+            }
+            BulkTarget::Shared { object, offset } => self
+                .shared
+                .write(object, offset, bytes)
+                .map_err(host(format!("write shared memory {object} at {offset:#x}"))),
+            BulkTarget::File { file, .. } => Err(nowhere(format!("file {file}")).into()),
+        }
+    }
+
+    /// Empties a husk and maps what its process has.
+    fn map(&mut self, pid: Pid, process: &LiveProcess, layout: Layout) -> Result<(), RestoreError> {
+        let keep = (
+            self.injector.address(),
+            self.injector.address() + Injector::SPAN,
+        );
+        let vdso = self.vdso.place(pid, &process.memory, &layout, keep)?;
+        let files: Vec<RawFd> = layout
+            .files
+            .iter()
+            .map(|file| self.files.get(pid, file))
+            .collect::<Result<_, _>>()?;
+        let exe = self.files.get(
+            pid,
+            &MappedFile {
+                file: process.memory.exe.file.clone(),
+                writable: false,
+            },
+        )?;
+        let shared = |id| self.shared.raw(id);
+        let sources = Sources {
+            daemon: self.daemon,
+            files: &files,
+            shared: &shared,
+        };
+        let batch = address_space::map(&layout, keep, vdso, &sources);
+        let husk = self
+            .husks
+            .get_mut(&pid)
+            .expect("the tree has every process of the image");
+        husk.run(self.injector, &batch, "map its memory")?;
+        if let Some(place) = vdso {
+            self.vdso.settle(pid, husk.host(), &process.memory, place)?;
+        }
+        self.spaces.insert(pid, Space { layout, vdso, exe });
+        Ok(())
+    }
+
+    /// Lets the zombies die again. Their parents, being husks, do not wait.
+    fn bury(&mut self, processes: &[Process]) -> Result<(), RestoreError> {
+        for process in processes {
+            let ProcessKind::Zombie { status, comm } = &process.kind else {
+                continue;
+            };
+            let mut husk = self
+                .husks
+                .remove(&process.pid)
+                .expect("the tree has every process of the image");
+            let mut batch = Batch::new();
+            let name = batch.string(comm);
+            batch.call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), name.into()]);
+            let signal = status & 0x7f;
+            if signal == 0 {
+                husk.exit(
+                    self.injector,
+                    batch,
+                    u64::from((status >> 8).cast_unsigned() & 0xff),
+                )?;
+            } else {
+                // A core limit of one byte means: no dump, not even to a pipe.
+                let limit = batch.data(&[1u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+                batch.call(
+                    libc::SYS_setrlimit,
+                    &[libc::RLIMIT_CORE.into(), limit.into()],
+                );
+                husk.run(self.injector, &batch, "take the name of a zombie")?;
+                husk.die(signal)?;
+            }
+            self.remains.forget(husk.host());
+        }
+        Ok(())
+    }
+}
+
+/// The live processes of an image.
+pub(super) fn live(processes: &[Process]) -> impl Iterator<Item = (Pid, &LiveProcess)> {
+    processes.iter().filter_map(|process| match &process.kind {
+        ProcessKind::Live(live) => Some((process.pid, &**live)),
+        ProcessKind::Zombie { .. } => None,
+    })
+}
+
+fn layouts(processes: &[Process]) -> Result<Vec<Layout>, Obstacle> {
+    live(processes)
+        .map(|(pid, process)| layout::plan(pid, &process.memory))
+        .collect()
+}
+
+fn nowhere(object: String) -> Obstacle {
+    Obstacle {
+        pid: None,
+        object,
+        reason: "is not part of the image".into(),
+        remedy: "report it: the source should not have sent this".into(),
+        transient: false,
+    }
+}

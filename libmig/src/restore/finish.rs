@@ -1,0 +1,239 @@
+//! From a tree of husks with their memory to the job as it was: descriptors,
+//! threads, signals, timers, credentials, registers; then the hold.
+
+use std::collections::BTreeMap;
+
+use super::{
+    address_space,
+    build::{Building, Space, live},
+    error::{RestoreError, host, trace},
+    hold::{self, Complete},
+    process, sleep,
+    task::Task,
+    thread,
+    xstate::{self, Component},
+};
+use crate::{
+    api::Obstacle,
+    image::{JobImage, LiveProcess, Pid, Registers, Thread},
+    sys::{
+        HostPid,
+        remote::{Batch, Foothold},
+    },
+};
+
+/// The tasks of one process: the leader first.
+pub(super) type Threads = Vec<Task>;
+
+impl Building {
+    /// Gives every process what is left to give, and holds the tree.
+    ///
+    /// # Errors
+    /// What stands in the way; nothing is left then.
+    ///
+    /// **Afterwards**: the tree is complete, traced by nobody and frozen. It
+    /// stays so when the daemon dies.
+    pub fn finish(mut self, image: &JobImage) -> Result<Complete, RestoreError> {
+        let mut tree: BTreeMap<Pid, Threads> = BTreeMap::new();
+        for (pid, process) in live(&image.processes) {
+            check(pid, process)?;
+            let threads = self.furnish(pid, process)?;
+            tree.insert(pid, threads);
+        }
+        self.shared.seal(&image.shared)?;
+        // Children first: a parent forgets the SIGCHLDs that they caused.
+        for (pid, process) in live(&image.processes).collect::<Vec<_>>().into_iter().rev() {
+            let threads = tree
+                .get_mut(&pid)
+                .expect("every live process has been furnished");
+            self.identify(pid, process, threads)?;
+            outside(pid, process, threads[0].host());
+        }
+        let components = xstate::components();
+        for (pid, process) in live(&image.processes) {
+            let threads = tree
+                .get_mut(&pid)
+                .expect("every live process has been furnished");
+            self.depart(pid, process, threads, &components)?;
+        }
+        let Self {
+            remains,
+            group,
+            zygote,
+            ..
+        } = self;
+        hold::hold(remains, &group, &zygote, tree, image)
+    }
+
+    /// Everything that threads share, and the threads themselves.
+    fn furnish(&mut self, pid: Pid, process: &LiveProcess) -> Result<Threads, RestoreError> {
+        let space = self
+            .spaces
+            .get(&pid)
+            .expect("every live process has been mapped");
+        let mut leader = self
+            .husks
+            .remove(&pid)
+            .expect("the tree has every process of the image");
+        let mut batch = Batch::new();
+        address_space::settle(
+            &mut batch,
+            &space.layout,
+            &process.memory,
+            space.vdso,
+            self.daemon,
+            space.exe,
+        );
+        batch.call(libc::SYS_close, &[self.daemon.into()]);
+        process::attributes(&mut batch, process);
+        process::directories(&mut batch, process);
+        for thread in &process.threads[1..] {
+            thread::spawn(&mut batch, thread.tid);
+        }
+        const STEP: &str = "take over what its threads share";
+        let results = self
+            .injector
+            .run(&mut leader.stopped, &batch)
+            .map_err(super::error::remote(pid, STEP))?;
+        for child in results.children() {
+            self.remains.add(*child);
+        }
+        let born = process.threads[1..].iter().zip(results.children());
+        let others: Vec<Task> = born
+            .map(|(thread, host)| Task::born(thread.tid, *host))
+            .collect::<Result<_, _>>()?;
+        results
+            .complete()
+            .map_err(super::error::remote(pid, STEP))?;
+        Ok(std::iter::once(leader).chain(others).collect())
+    }
+
+    /// What each thread has of its own; the leader last, with what ticks.
+    fn identify(
+        &self,
+        pid: Pid,
+        process: &LiveProcess,
+        threads: &mut Threads,
+    ) -> Result<(), RestoreError> {
+        const STEP: &str = "take its identity";
+        let pairs = threads.iter_mut().zip(&process.threads);
+        for (task, thread) in pairs.skip(1) {
+            let mut batch = Batch::new();
+            thread::identity(&mut batch, thread, pid);
+            thread::credentials(&mut batch, thread, process);
+            task.run(self.injector, &batch, STEP)?;
+        }
+        let mut batch = Batch::new();
+        let leader = &process.threads[0];
+        process::pending(&mut batch, &process.pending);
+        thread::identity(&mut batch, leader, pid);
+        process::make_timers(&mut batch, &process.timers, self.exact_timers);
+        thread::credentials(&mut batch, leader, process);
+        process::arm(&mut batch, process);
+        threads[0].run(self.injector, &batch, STEP)?;
+        Ok(())
+    }
+
+    /// Sleeps, the end of the injected pages, and the registers.
+    fn depart(
+        &self,
+        pid: Pid,
+        process: &LiveProcess,
+        threads: &mut Threads,
+        components: &[Component],
+    ) -> Result<(), RestoreError> {
+        let space = self
+            .spaces
+            .get(&pid)
+            .expect("every live process has been mapped");
+        let call = self.call_site(pid, space, threads[0].host())?;
+        let mut registers: Vec<Registers> = Vec::new();
+        for (task, thread) in threads.iter_mut().zip(&process.threads) {
+            registers.push(match &thread.sleep {
+                Some(interrupted) => {
+                    sleep::resume(task, thread, *interrupted, self.injector, call)?
+                }
+                None => thread.registers,
+            });
+        }
+        self.injector
+            .remove(&mut threads[0].stopped, Foothold::Syscall(call))
+            .map_err(super::error::remote(pid, "let go of injected code"))?;
+        for ((task, thread), registers) in threads.iter_mut().zip(&process.threads).zip(registers) {
+            load(task, thread, &registers, components)?;
+        }
+        Ok(())
+    }
+
+    /// A `syscall` instruction of the restored program.
+    fn call_site(&self, pid: Pid, space: &Space, process: HostPid) -> Result<u64, RestoreError> {
+        if let Some(place) = space.vdso {
+            return Ok(self.vdso.syscall_in(place));
+        }
+        match crate::inspect::maps::foothold(process)
+            .map_err(host(format!("find a system call in pid {pid}")))?
+        {
+            Foothold::Syscall(address) | Foothold::Padding(address) => Ok(address),
+        }
+    }
+}
+
+/// Registers and mask; the thread does not run again before its release.
+fn load(
+    task: &mut Task,
+    thread: &Thread,
+    registers: &Registers,
+    components: &[Component],
+) -> Result<(), RestoreError> {
+    const STEP: &str = "given its registers";
+    let template = task.stopped.xstate().map_err(trace(thread.tid, STEP))?;
+    let area = xstate::area(thread.tid, &thread.xstate, &template, components)?;
+    task.stopped
+        .set_xstate(&area)
+        .map_err(trace(thread.tid, STEP))?;
+    task.stopped
+        .set_registers(registers)
+        .map_err(trace(thread.tid, STEP))?;
+    task.stopped
+        .set_sigmask(thread.sigmask)
+        .map_err(trace(thread.tid, STEP))
+}
+
+/// What the daemon sets from outside. A node that has less to give than the
+/// source had gives what it has.
+fn outside(pid: Pid, process: &LiveProcess, host: HostPid) {
+    for (number, wanted) in process.limits.iter().enumerate() {
+        if let Some(resource) = hold::resource(number) {
+            hold::limit(pid, host, resource, *wanted);
+        }
+    }
+    hold::write_proc(
+        pid,
+        host,
+        "coredump_filter",
+        &format!("{:#x}", process.coredump_filter),
+    );
+    hold::write_proc(
+        pid,
+        host,
+        "oom_score_adj",
+        &process.oom_score_adj.to_string(),
+    );
+}
+
+fn check(pid: Pid, process: &LiveProcess) -> Result<(), Obstacle> {
+    let leads = process
+        .threads
+        .first()
+        .is_some_and(|leader| leader.tid == pid);
+    if leads && process.actions.len() == 64 {
+        return Ok(());
+    }
+    Err(Obstacle {
+        pid: Some(pid),
+        object: "process".into(),
+        reason: "has no leading thread or not 64 signal actions".into(),
+        remedy: "report it: the source should not have sent this".into(),
+        transient: false,
+    })
+}

@@ -1,0 +1,176 @@
+//! The hold: from traced to frozen, and from there to life or death.
+
+use std::{collections::BTreeMap, fs};
+
+use rustix::process::{Resource, Rlimit};
+
+use super::{
+    cgroup::JobGroup,
+    error::{RestoreError, host, trace},
+    finish::Threads,
+    remains::Remains,
+    task::Task,
+};
+use crate::{
+    image::{JobImage, Limit, Pid},
+    sys::{
+        HostPid,
+        ptrace::{self, Options, Waited},
+    },
+};
+
+/// A complete tree, frozen by its cgroup and traced by nobody.
+///
+/// **Afterwards**: dropped (or when the daemon dies), it stays frozen.
+#[derive(Debug)]
+pub struct Complete {
+    group: JobGroup,
+    processes: Vec<(Pid, HostPid)>,
+}
+
+impl Complete {
+    /// The live processes: their IDs in the capsule and for the daemon.
+    #[must_use]
+    pub fn processes(&self) -> &[(Pid, HostPid)] {
+        &self.processes
+    }
+
+    /// Lets the job run.
+    ///
+    /// # Errors
+    /// When its cgroup is gone.
+    pub fn release(self) -> Result<(), RestoreError> {
+        self.group
+            .thaw()
+            .map_err(host("thaw the cgroup of the job"))
+    }
+
+    /// Ends the job's processes and waits until they are gone.
+    ///
+    /// # Errors
+    /// When its cgroup is gone, or one of them does not die.
+    pub fn destroy(self) -> Result<(), RestoreError> {
+        self.group
+            .kill()
+            .map_err(host("kill the cgroup of the job"))?;
+        self.group
+            .wait_empty()
+            .map_err(host("end the processes of the job"))
+    }
+}
+
+/// Ends the zygote, freezes the tree and lets go of it.
+pub(super) fn hold(
+    mut remains: Remains,
+    group: &JobGroup,
+    zygote: &Task,
+    tree: BTreeMap<Pid, Threads>,
+    image: &JobImage,
+) -> Result<Complete, RestoreError> {
+    dismiss(zygote)?;
+    remains.forget(zygote.host());
+    group
+        .freeze()
+        .map_err(host("freeze the cgroup of the job"))?;
+    let processes: Vec<(Pid, HostPid)> = tree
+        .iter()
+        .map(|(pid, threads)| (*pid, threads[0].host()))
+        .collect();
+    stop_again(image, &processes)?;
+    for task in tree.into_values().flatten() {
+        let Task { id, mut stopped } = task;
+        stopped
+            .set_options(Options::empty())
+            .map_err(trace(id, "released"))?;
+        stopped.detach().map_err(trace(id, "released"))?;
+    }
+    remains.disarm();
+    Ok(Complete {
+        group: group.clone(),
+        processes,
+    })
+}
+
+/// Job control: who was stopped finds a stop signal when it is thawed.
+fn stop_again(image: &JobImage, processes: &[(Pid, HostPid)]) -> Result<(), RestoreError> {
+    for (pid, process) in super::build::live(&image.processes) {
+        let found = processes.iter().find(|(known, _)| *known == pid);
+        if let (Some(_), Some((_, task))) = (process.stopped, found) {
+            nix::sys::signal::kill((*task).into(), nix::sys::signal::Signal::SIGSTOP)
+                .map_err(host(format!("stop pid {pid}")))?;
+        }
+    }
+    Ok(())
+}
+
+fn dismiss(zygote: &Task) -> Result<(), RestoreError> {
+    nix::sys::signal::kill(zygote.host().into(), nix::sys::signal::Signal::SIGKILL)
+        .map_err(host("end the zygote"))?;
+    while let Waited::Stopped(..) =
+        ptrace::wait(zygote.host()).map_err(trace(zygote.id, "ended"))?
+    {}
+    Ok(())
+}
+
+/// The resource with the number that prlimit64(2) uses.
+pub(super) fn resource(number: usize) -> Option<Resource> {
+    const ORDER: [Resource; 16] = [
+        Resource::Cpu,
+        Resource::Fsize,
+        Resource::Data,
+        Resource::Stack,
+        Resource::Core,
+        Resource::Rss,
+        Resource::Nproc,
+        Resource::Nofile,
+        Resource::Memlock,
+        Resource::As,
+        Resource::Locks,
+        Resource::Sigpending,
+        Resource::Msgqueue,
+        Resource::Nice,
+        Resource::Rtprio,
+        Resource::Rttime,
+    ];
+    ORDER.get(number).copied()
+}
+
+/// Sets a limit; where the hard limit of this node is lower, that one.
+pub(super) fn limit(pid: Pid, process: HostPid, resource: Resource, wanted: Limit) {
+    let finite = |value: u64| (value != u64::MAX).then_some(value);
+    let set = |soft: u64, hard: u64| {
+        let target = rustix::process::Pid::from_raw(process.raw());
+        rustix::process::prlimit(
+            target,
+            resource,
+            Rlimit {
+                current: finite(soft),
+                maximum: finite(hard),
+            },
+        )
+    };
+    let Err(refused) = set(wanted.soft, wanted.hard) else {
+        return;
+    };
+    let here = rustix::process::getrlimit(resource)
+        .maximum
+        .unwrap_or(u64::MAX);
+    let hard = wanted.hard.min(here);
+    match set(wanted.soft.min(hard), hard) {
+        Ok(_) => tracing::info!(
+            pid,
+            ?resource,
+            wanted = wanted.hard,
+            given = hard,
+            "limit lowered to that of this node"
+        ),
+        Err(_) => tracing::warn!(pid, ?resource, %refused, "limit not set"),
+    }
+}
+
+/// Writes `/proc/PID/FILE`, unless it says so already.
+pub(super) fn write_proc(pid: Pid, process: HostPid, file: &str, value: &str) {
+    if let Err(error) = fs::write(format!("/proc/{process}/{file}"), value) {
+        tracing::warn!(pid, file, value, %error, "not set");
+    }
+}

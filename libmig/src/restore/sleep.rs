@@ -1,0 +1,108 @@
+//! Sleeps whose deadline only the kernel knew: the call is made again with the
+//! time that was left, and interrupted at once, so that the kernel here has a
+//! restart block of its own, with the right deadline.
+
+use super::{
+    error::{RestoreError, host, trace},
+    task::Task,
+};
+use crate::{
+    api::Obstacle,
+    image::{InterruptedSleep, Registers, Thread},
+    sys::{
+        process_vm,
+        ptrace::{self, Event, PtraceError, reg},
+        remote::Injector,
+    },
+};
+
+const SECOND: u64 = 1_000_000_000;
+const MILLISECOND: u64 = 1_000_000;
+/// Kept free at the end of the injected data: a timespec.
+const SCRATCH: u64 = 64;
+/// FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME.
+const FUTEX_MODIFIERS: u64 = 128 | 256;
+
+/// Puts the thread into its sleep; returns the registers with which it goes on:
+/// in the sleep, or with the result when the call came back at once. `call` is
+/// a `syscall` instruction.
+pub(super) fn resume(
+    task: &mut Task,
+    thread: &Thread,
+    sleep: InterruptedSleep,
+    injector: Injector,
+    call: u64,
+) -> Result<Registers, RestoreError> {
+    let scratch = injector.address() + Injector::SPAN - SCRATCH;
+    let arguments = arguments(thread, sleep, scratch)?;
+    let timespec = [sleep.remaining_ns / SECOND, sleep.remaining_ns % SECOND];
+    let bytes: Vec<u8> = timespec
+        .iter()
+        .flat_map(|word| word.to_le_bytes())
+        .collect();
+    process_vm::write_all(task.host(), scratch, &bytes)
+        .map_err(host(format!("write the timeout of thread {}", thread.tid)))?;
+    let result = enter(task, call, sleep.number, arguments)
+        .map_err(trace(thread.tid, "put back to sleep"))?;
+    let mut registers = thread.registers;
+    registers[reg::RAX] = result;
+    registers[reg::ORIG_RAX] = sleep.number;
+    Ok(registers)
+}
+
+/// The arguments of the interrupted call, with the time that was left.
+fn arguments(thread: &Thread, sleep: InterruptedSleep, scratch: u64) -> Result<[u64; 6], Obstacle> {
+    let registers = &thread.registers;
+    let mut arguments =
+        [reg::RDI, reg::RSI, reg::RDX, reg::R10, reg::R8, reg::R9].map(|index| registers[index]);
+    match i64::try_from(sleep.number) {
+        Ok(libc::SYS_nanosleep) => arguments[0] = scratch,
+        Ok(libc::SYS_clock_nanosleep) => arguments[2] = scratch,
+        Ok(libc::SYS_poll) => arguments[2] = sleep.remaining_ns.div_ceil(MILLISECOND),
+        // Only FUTEX_WAIT counts from now; the others have a deadline.
+        Ok(libc::SYS_futex) if arguments[1] & !FUTEX_MODIFIERS == 0 => arguments[3] = scratch,
+        _ => {
+            return Err(Obstacle {
+                pid: Some(thread.tid),
+                object: format!("system call {}", sleep.number),
+                reason: "cannot be entered again with the time that was left".into(),
+                remedy: "report it: the source should not have sent this".into(),
+                transient: true,
+            });
+        }
+    }
+    Ok(arguments)
+}
+
+/// Makes the call and interrupts it; returns rax.
+fn enter(task: &mut Task, call: u64, number: u64, arguments: [u64; 6]) -> Result<u64, PtraceError> {
+    task.point_at_call(call, number, arguments)?;
+    until(task, true, Event::Syscall)?;
+    // Pending before the call runs: it looks, finds an interruption, and leaves
+    // its restart block.
+    ptrace::interrupt(task.host())?;
+    until(task, false, Event::Stop)?;
+    Ok(task.stopped.registers()?[reg::RAX])
+}
+
+fn until(task: &mut Task, syscalls: bool, wanted: Event) -> Result<(), PtraceError> {
+    loop {
+        let event = if syscalls {
+            task.stopped.syscall_wait(0)?
+        } else {
+            task.stopped.cont_wait(0)?
+        };
+        match event {
+            event if event == wanted => return Ok(()),
+            // Left over from an earlier stop.
+            Event::Stop | Event::Signal(_) | Event::Syscall => {}
+            event => {
+                return Err(PtraceError::Unexpected {
+                    thread: task.host(),
+                    event,
+                    expected: "a system call",
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! What the mappings map: files of the job's root, and shared memory objects.
+
+use std::{
+    collections::BTreeMap,
+    fs::{File, OpenOptions},
+    os::{
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::fs::FileExt,
+    },
+};
+
+use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
+
+use super::{
+    error::{RestoreError, host},
+    layout::{MappedFile, huge_page_flags},
+    task::Task,
+};
+use crate::{
+    api::Obstacle,
+    image::{FilePath, Pid, SharedId, SharedKind, SharedMemory},
+    sys::remote::{Batch, Injector},
+};
+
+/// Files opened in the job's root, each once for the whole tree.
+#[derive(Debug)]
+pub(super) struct MappedFiles {
+    root: OwnedFd,
+    open: BTreeMap<(Vec<u8>, bool), OwnedFd>,
+}
+
+impl MappedFiles {
+    pub(super) fn new(root: OwnedFd) -> Self {
+        Self {
+            root,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// A descriptor of the daemon for a mapping of process `pid`.
+    pub(super) fn get(&mut self, pid: Pid, wanted: &MappedFile) -> Result<RawFd, RestoreError> {
+        let key = (wanted.file.path.clone(), wanted.writable);
+        if let Some(open) = self.open.get(&key) {
+            return Ok(open.as_raw_fd());
+        }
+        let opened = self.open(pid, &wanted.file, wanted.writable)?;
+        let raw = opened.as_raw_fd();
+        self.open.insert(key, opened);
+        Ok(raw)
+    }
+
+    fn open(&self, pid: Pid, file: &FilePath, writable: bool) -> Result<OwnedFd, Obstacle> {
+        let access = if writable {
+            OFlags::RDWR
+        } else {
+            OFlags::RDONLY
+        };
+        let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let opened = rustix::fs::openat2(
+            &self.root,
+            file.path.as_slice(),
+            flags,
+            Mode::empty(),
+            ResolveFlags::IN_ROOT,
+        )
+        .map_err(|errno| obstacle(pid, file, format!("cannot be opened here: {errno}")))?;
+        let found =
+            rustix::fs::fstat(&opened).map_err(|errno| obstacle(pid, file, errno.to_string()))?;
+        if (found.st_mode ^ file.mode) & libc::S_IFMT != 0 {
+            return Err(obstacle(pid, file, "is a file of another type here"));
+        }
+        let regular = found.st_mode & libc::S_IFMT == libc::S_IFREG;
+        if regular && u64::try_from(found.st_size) != Ok(file.size) {
+            return Err(obstacle(
+                pid,
+                file,
+                format!(
+                    "has {} bytes here and {} at the source",
+                    found.st_size, file.size
+                ),
+            ));
+        }
+        Ok(opened)
+    }
+}
+
+fn obstacle(pid: Pid, file: &FilePath, reason: impl Into<String>) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("mapped file {}", String::from_utf8_lossy(&file.path)),
+        reason: reason.into(),
+        remedy: "give both nodes the same file, or keep it in a folder that they share".into(),
+        transient: false,
+    }
+}
+
+/// The shared memory objects of a job.
+#[derive(Debug)]
+pub(super) struct SharedObjects {
+    objects: Vec<File>,
+}
+
+impl SharedObjects {
+    /// Makes them all, empty. The anonymous ones are mapped by the zygote,
+    /// since only such a mapping is called `/dev/zero (deleted)`.
+    pub(super) fn make(
+        shared: &[SharedMemory],
+        zygote: &mut Task,
+        injector: Injector,
+    ) -> Result<Self, RestoreError> {
+        let mut objects = Vec::new();
+        for (id, memory) in shared.iter().enumerate() {
+            objects.push(match &memory.kind {
+                SharedKind::Anonymous { hugetlb_kib } => {
+                    anonymous(id, memory.size, *hugetlb_kib, zygote, injector)?
+                }
+                SharedKind::Memfd {
+                    name, hugetlb_kib, ..
+                } => memfd(id, memory.size, name, *hugetlb_kib)?,
+            });
+        }
+        Ok(Self { objects })
+    }
+
+    pub(super) fn get(&self, id: SharedId) -> Option<&File> {
+        self.objects.get(usize::try_from(id).ok()?)
+    }
+
+    pub(super) fn raw(&self, id: SharedId) -> Option<RawFd> {
+        self.get(id).map(AsRawFd::as_raw_fd)
+    }
+
+    pub(super) fn write(&self, id: SharedId, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
+        self.get(id)
+            .ok_or(std::io::ErrorKind::InvalidInput)?
+            .write_all_at(bytes, offset)
+    }
+
+    /// Seals are set when contents and mappings are there.
+    pub(super) fn seal(&self, shared: &[SharedMemory]) -> Result<(), RestoreError> {
+        for (object, memory) in self.objects.iter().zip(shared) {
+            if let SharedKind::Memfd { seals, name, .. } = &memory.kind {
+                rustix::fs::fcntl_add_seals(object, SealFlags::from_bits_retain(*seals)).map_err(
+                    host(format!("seal memfd {}", String::from_utf8_lossy(name))),
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn memfd(id: usize, size: u64, name: &[u8], hugetlb_kib: u32) -> Result<File, RestoreError> {
+    let failed = || {
+        format!(
+            "make shared memory {id}, memfd {}",
+            String::from_utf8_lossy(name)
+        )
+    };
+    let mut flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    if hugetlb_kib != 0 {
+        flags |= MemfdFlags::HUGETLB
+            | MemfdFlags::from_bits_retain((hugetlb_kib.trailing_zeros() + 10) << 26);
+    }
+    let object = rustix::fs::memfd_create(name, flags).map_err(host(failed()))?;
+    rustix::fs::ftruncate(&object, size).map_err(host(failed()))?;
+    Ok(object.into())
+}
+
+fn anonymous(
+    id: usize,
+    size: u64,
+    hugetlb_kib: u32,
+    zygote: &mut Task,
+    injector: Injector,
+) -> Result<File, RestoreError> {
+    const STEP: &str = "map shared memory";
+    let huge = huge_page_flags(hugetlb_kib).map_err(|reason| Obstacle {
+        pid: None,
+        object: format!("shared memory {id}"),
+        reason: reason.into(),
+        remedy: String::new(),
+        transient: false,
+    })?;
+    // The object outlives its mappings through the descriptor; NORESERVE is the
+    // zygote's own, the mappings of the tree account for themselves.
+    let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS | huge;
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let mut batch = Batch::new();
+    let address = batch.call(
+        libc::SYS_mmap,
+        &[
+            0u64.into(),
+            size.into(),
+            protection.into(),
+            flags.into(),
+            (-1).into(),
+            0u64.into(),
+        ],
+    );
+    let results = zygote.run(injector, &batch, STEP)?;
+    let start = results
+        .value(address)
+        .map_err(super::error::remote(zygote.id, STEP))?;
+    let end = start.saturating_add(size);
+    let link = format!("/proc/{}/map_files/{start:x}-{end:x}", zygote.host());
+    let object = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&link)
+        .map_err(host(format!("open {link}")))?;
+    let mut batch = Batch::new();
+    batch.call(libc::SYS_munmap, &[start.into(), size.into()]);
+    zygote.run(injector, &batch, STEP)?;
+    Ok(object)
+}

@@ -1,0 +1,113 @@
+//! A process or thread that is being made: in a ptrace stop, ready to execute
+//! batches.
+
+use super::error::{RestoreError, remote, trace};
+use crate::{
+    image::Pid,
+    sys::{
+        HostPid,
+        ptrace::{self, PtraceError, Stopped, Waited, reg},
+        remote::{Batch, Injector, RemoteError, Results},
+    },
+};
+
+/// A task of the tree, or the zygote.
+#[derive(Debug)]
+pub(super) struct Task {
+    /// Its ID in the capsule.
+    pub(super) id: Pid,
+    /// The stop that it is in.
+    pub(super) stopped: Stopped,
+}
+
+impl Task {
+    /// A task that was attached at birth: waits for its first stop.
+    pub(super) fn born(id: Pid, host: HostPid) -> Result<Self, RestoreError> {
+        match ptrace::wait(host).map_err(trace(id, "created"))? {
+            Waited::Stopped(stopped, _) => Ok(Self { id, stopped }),
+            Waited::Exited(_) => Err(trace(id, "created")(PtraceError::Gone { thread: host })),
+        }
+    }
+
+    /// Its ID for the daemon.
+    pub(super) fn host(&self) -> HostPid {
+        self.stopped.thread()
+    }
+
+    /// Executes a batch in which every required call must succeed.
+    pub(super) fn run(
+        &mut self,
+        injector: Injector,
+        batch: &Batch,
+        step: &'static str,
+    ) -> Result<Results, RestoreError> {
+        let results = injector
+            .run(&mut self.stopped, batch)
+            .map_err(remote(self.id, step))?;
+        results.complete().map_err(remote(self.id, step))?;
+        Ok(results)
+    }
+
+    /// Executes `before` and then exit_group(2): the task is gone afterwards.
+    pub(super) fn exit(
+        &mut self,
+        injector: Injector,
+        mut before: Batch,
+        code: u64,
+    ) -> Result<(), RestoreError> {
+        before.call(libc::SYS_exit_group, &[code.into()]);
+        match injector.run(&mut self.stopped, &before) {
+            Err(RemoteError::Ptrace(PtraceError::Gone { .. })) => Ok(()),
+            Ok(results) => Err(match results.complete() {
+                Err(error) => remote(self.id, "exit")(error),
+                Ok(()) => trace(self.id, "ended")(PtraceError::Gone {
+                    thread: self.host(),
+                }),
+            }),
+            Err(error) => Err(remote(self.id, "exit")(error)),
+        }
+    }
+
+    /// Dies by a signal of its default action.
+    pub(super) fn die(&mut self, signal: i32) -> Result<(), RestoreError> {
+        let failed = || trace(self.id, "ended by a signal");
+        let number = nix::sys::signal::Signal::try_from(signal).ok();
+        self.stopped.set_sigmask(0).map_err(failed())?;
+        nix::sys::signal::kill(self.host().into(), number)
+            .map_err(super::error::host(format!("signal pid {}", self.id)))?;
+        // The stop before delivery first; SIGKILL has none.
+        loop {
+            match self.stopped.cont_wait(0) {
+                Ok(ptrace::Event::Signal(found)) if found == signal => break,
+                Ok(_) => {}
+                Err(PtraceError::Gone { .. }) => return Ok(()),
+                Err(error) => return Err(failed()(error)),
+            }
+        }
+        match self.stopped.cont_wait(signal) {
+            Err(PtraceError::Gone { .. }) => Ok(()),
+            Err(error) => Err(trace(self.id, "ended by a signal")(error)),
+            Ok(_) => Err(trace(self.id, "ended by a signal")(PtraceError::Gone {
+                thread: self.host(),
+            })),
+        }
+    }
+
+    /// Registers for a system call at `instruction`, as the task itself would make it.
+    pub(super) fn point_at_call(
+        &mut self,
+        instruction: u64,
+        number: u64,
+        arguments: [u64; 6],
+    ) -> Result<(), PtraceError> {
+        let mut registers = self.stopped.registers()?;
+        let places = [reg::RDI, reg::RSI, reg::RDX, reg::R10, reg::R8, reg::R9];
+        for (place, value) in places.into_iter().zip(arguments) {
+            registers[place] = value;
+        }
+        registers[reg::RAX] = number;
+        registers[reg::ORIG_RAX] = u64::MAX;
+        registers[reg::RIP] = instruction;
+        self.stopped.set_registers(&registers)
+    }
+}

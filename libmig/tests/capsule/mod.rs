@@ -1,0 +1,185 @@
+//! A capsule in small: a pid, mount and cgroup home for a restored tree, and an
+//! init that keeps a zygote. The init and the zygote are this test program
+//! itself, told by the environment which part to play.
+
+use std::{
+    env, fs,
+    io::{self, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use libmig::{
+    restore::{CapsuleRef, RestoreHost, husk},
+    sys::HostPid,
+};
+
+const ROLE: &str = "MIG_TEST_ROLE";
+/// Pid of the zygote in the capsule.
+const ZYGOTE: i32 = 4_000_000;
+
+/// Plays the part that the environment asks for. The test named `role` of every
+/// test program that uses a [`Capsule`] calls this.
+pub(crate) fn play_role() {
+    match env::var(ROLE).as_deref() {
+        Ok("init") => init(),
+        Ok("zygote") => panic!("no husk: {}", husk::exec(io::stdin().as_fd())),
+        _ => {}
+    }
+}
+
+/// Pid 1 of the capsule: starts the zygote and reaps. Its standard input is a
+/// pidfd of the test.
+fn init() {
+    nix::unistd::setsid().unwrap();
+    fs::write("/proc/sys/kernel/ns_last_pid", (ZYGOTE - 1).to_string()).unwrap();
+    let mut zygote = Command::new("/proc/self/exe");
+    drop(
+        zygote
+            .args(["--exact", "role", "--nocapture"])
+            .env(ROLE, "zygote")
+            .spawn()
+            .unwrap(),
+    );
+    loop {
+        if nix::sys::wait::wait().is_err() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// A capsule with a zygote.
+pub(crate) struct Capsule {
+    outer: Child,
+    init: HostPid,
+    zygote: HostPid,
+    cgroup: PathBuf,
+}
+
+impl Capsule {
+    pub(crate) fn new() -> Self {
+        let cgroup = cgroup_root().join(format!("mig-test-{}", std::process::id()));
+        fs::create_dir_all(cgroup.join("job")).unwrap();
+        let own = rustix::process::pidfd_open(
+            rustix::process::getpid(),
+            rustix::process::PidfdFlags::empty(),
+        )
+        .unwrap();
+        let mut outer = Command::new("unshare");
+        outer
+            .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+            .arg(env::current_exe().unwrap());
+        outer
+            .args(["--exact", "role", "--nocapture"])
+            .env(ROLE, "init");
+        let outer = outer
+            .stdin(Stdio::from(own))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let init = until("the capsule's init", || {
+            children(outer.id().cast_signed()).first().copied()
+        });
+        let zygote = until("the zygote", || {
+            children(init).into_iter().find(|pid| sleeps(*pid))
+        });
+        Self {
+            outer,
+            init: HostPid::new(init),
+            zygote: HostPid::new(zygote),
+            cgroup,
+        }
+    }
+
+    pub(crate) fn reference(&self) -> CapsuleRef {
+        CapsuleRef {
+            init: self.init,
+            zygote: self.zygote,
+            cgroup_job: self.cgroup.join("job"),
+        }
+    }
+
+    /// Processes in the job's cgroup, as the test sees them.
+    pub(crate) fn processes(&self) -> Vec<i32> {
+        let text = fs::read_to_string(self.cgroup.join("job/cgroup.procs")).unwrap();
+        text.lines().map(|line| line.parse().unwrap()).collect()
+    }
+}
+
+impl Drop for Capsule {
+    fn drop(&mut self) {
+        let _ = fs::write(self.cgroup.join("job/cgroup.kill"), "1");
+        let _ = nix::sys::signal::kill(self.init.into(), nix::sys::signal::Signal::SIGKILL);
+        let _ = self.outer.wait();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while fs::remove_dir(self.cgroup.join("job")).is_err() && Instant::now() < deadline {
+            thread::sleep(Duration::from_millis(2));
+        }
+        if let Err(error) = fs::remove_dir(&self.cgroup) {
+            let _ = writeln!(io::stderr(), "{}: {error}", self.cgroup.display());
+        }
+    }
+}
+
+fn cgroup_root() -> PathBuf {
+    let unified = PathBuf::from("/sys/fs/cgroup/unified");
+    if unified.is_dir() {
+        unified
+    } else {
+        PathBuf::from("/sys/fs/cgroup")
+    }
+}
+
+/// Polls until there is a value.
+pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Children of all threads of a process.
+pub(crate) fn children(pid: i32) -> Vec<i32> {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Vec::new();
+    };
+    let lists = tasks
+        .flatten()
+        .filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| {
+            list.split_whitespace()
+                .map(|id| id.parse().unwrap())
+                .collect::<Vec<i32>>()
+        })
+        .collect()
+}
+
+/// In pause(2), as a husk is.
+fn sleeps(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/syscall")).is_ok_and(|text| text.starts_with("34 "))
+}
+
+/// A host for jobs without terminal and pipes of `mig exec`.
+pub(crate) struct NoHost;
+
+impl RestoreHost for NoHost {
+    fn stdio(&mut self, _: libmig::image::Stdio) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn console(&mut self, _: &libmig::image::Tty) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn console_master(&mut self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}

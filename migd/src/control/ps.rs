@@ -1,0 +1,100 @@
+//! `mig ps`: the jobs of all nodes that answer.
+//!
+//! A job may be listed twice, by home and by its host: the higher epoch wins,
+//! and at equal epochs the host, which alone knows what it uses.
+
+use std::collections::BTreeMap;
+
+use libmig::api::{JobId, JobInfo, JobState, NodeName};
+use tokio::task::JoinSet;
+
+use super::Caller;
+use crate::daemon::Daemon;
+use crate::jobs::record::Place;
+use crate::jobs::registry::JobView;
+use crate::peer::message::{Answer, Question};
+
+/// What this node knows of its jobs.
+pub(crate) async fn local(daemon: &Daemon) -> Vec<JobInfo> {
+    daemon
+        .jobs
+        .views()
+        .await
+        .into_iter()
+        .map(|view| info(daemon, view))
+        .collect()
+}
+
+/// What all nodes know that answer in time; of the caller's jobs, or of all.
+pub(super) async fn cluster(daemon: &Daemon, caller: Caller, all: bool) -> Vec<JobInfo> {
+    let mut asked = JoinSet::new();
+    for node in daemon.peers.up() {
+        let daemon = daemon.clone();
+        asked.spawn(async move {
+            let limit = daemon.config.peer_timeout();
+            let answer = daemon.peers.ask(&node, Question::Ps, limit).await;
+            (node, answer)
+        });
+    }
+    let mut merged = BTreeMap::new();
+    for job in local(daemon).await {
+        merge(&mut merged, daemon.node(), job);
+    }
+    let mut answered = vec![daemon.node().clone()];
+    while let Some(done) = asked.join_next().await {
+        if let Ok((node, Ok(Answer::Jobs(jobs)))) = done {
+            for job in jobs {
+                merge(&mut merged, &node, job);
+            }
+            answered.push(node);
+        }
+    }
+    let mut jobs: Vec<JobInfo> = merged.into_values().map(|(_, job)| job).collect();
+    for job in &mut jobs {
+        if !answered.contains(&job.node) {
+            job.state = JobState::Unreachable;
+        }
+    }
+    jobs.retain(|job| all || job.uid == caller.uid);
+    jobs
+}
+
+/// Keeps the better of two lines about one job; `teller` is who says it.
+fn merge(merged: &mut BTreeMap<JobId, (NodeName, JobInfo)>, teller: &NodeName, job: JobInfo) {
+    let rank = |teller: &NodeName, job: &JobInfo| (job.epoch, teller == &job.node);
+    let better = merged
+        .get(&job.job)
+        .is_none_or(|(other, known)| rank(teller, &job) > rank(other, known));
+    if better {
+        merged.insert(job.job.clone(), (teller.clone(), job));
+    }
+}
+
+fn info(daemon: &Daemon, view: JobView) -> JobInfo {
+    let record = view.record;
+    let moving = view.leaving.is_some() || view.committed;
+    let node = match record.place {
+        Place::Here => daemon.node().clone(),
+        Place::Away { node } => node,
+    };
+    JobInfo {
+        home: record.id.home.clone(),
+        job: record.id,
+        name: record.name,
+        user: record.user,
+        uid: record.uid,
+        node,
+        state: if moving {
+            JobState::Moving
+        } else {
+            JobState::Running
+        },
+        pinned: record.pinned,
+        epoch: record.epoch,
+        cpu: None,
+        memory_bytes: None,
+        started_unix: record.started_unix,
+        pid: None,
+        command: record.command,
+    }
+}

@@ -1,0 +1,225 @@
+//! The daemon as one value: what every request, peer and mover needs.
+//!
+//! Invariant: nothing here is needed by a running job; dropping it at any
+//! instant loses nothing that is not on disk.
+
+use std::io;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use libmig::api::NodeName;
+use tokio::net::TcpListener;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::jobs::Jobs;
+use crate::jobs::registry::Registry;
+use crate::jobs::store::Store;
+use crate::load::NodeLoad;
+use crate::peer::hello::AcceptHello;
+use crate::peer::tls::TlsConfigs;
+use crate::peer::{DialHello, PeerQueues, Peers, Purpose};
+use crate::{control, jobs, peer};
+
+/// Movers that may run at the same time, in both directions together.
+const MOVERS: usize = 64;
+
+/// How long a stopping daemon waits for movers.
+const GRACE: Duration = Duration::from_secs(60);
+
+/// Shared by all; cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Daemon(Arc<Inner>);
+
+/// What there is one of.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    /// The configuration.
+    pub(crate) config: Config,
+    /// The jobs of this node.
+    pub(crate) jobs: Jobs,
+    /// The other nodes.
+    pub(crate) peers: Peers,
+    /// Both directions' TLS.
+    pub(crate) tls: TlsConfigs,
+    /// The runtime, for movers that must ask something.
+    pub(crate) runtime: Handle,
+    boot: String,
+    generation: u64,
+    cpu_features: Vec<String>,
+    load: Mutex<NodeLoad>,
+    draining: AtomicBool,
+    stop: watch::Sender<bool>,
+    movers: Arc<Semaphore>,
+}
+
+impl Deref for Daemon {
+    type Target = Inner;
+    fn deref(&self) -> &Inner {
+        &self.0
+    }
+}
+
+impl Daemon {
+    /// Opens the job table and reads the certificates; binds nothing yet.
+    ///
+    /// # Errors
+    /// Names what cannot be read.
+    pub(crate) fn build(config: Config, runtime: Handle) -> anyhow::Result<(Daemon, PeerQueues)> {
+        let tls = TlsConfigs::load(&config.tls, &config.node)?;
+        std::fs::create_dir_all(&config.state_dir)
+            .with_context(|| format!("cannot make {}", config.state_dir.display()))?;
+        let path = config.state_dir.join("jobs.redb");
+        let store =
+            Store::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+        let (registry, generation) =
+            Registry::open(config.node.clone(), config.max_jobs_in, store)?;
+        let jobs = Jobs::spawn(registry).context("cannot start the job table's thread")?;
+        let (peers, queues) = Peers::new(config.peers.iter().map(|peer| &peer.name));
+        let inner = Inner {
+            jobs,
+            peers,
+            tls,
+            runtime,
+            boot: std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .context("cannot read the boot ID")?
+                .trim()
+                .to_owned(),
+            generation,
+            cpu_features: cpu_features()?,
+            load: Mutex::default(),
+            draining: AtomicBool::new(false),
+            stop: watch::Sender::new(false),
+            movers: Arc::new(Semaphore::new(MOVERS)),
+            config,
+        };
+        Ok((Daemon(Arc::new(inner)), queues))
+    }
+
+    /// Finds the jobs again, binds both sockets and starts serving.
+    ///
+    /// # Errors
+    /// When an address is taken or a directory cannot be made.
+    pub(crate) async fn start(&self, queues: PeerQueues) -> anyhow::Result<()> {
+        let peers = TcpListener::bind(self.config.listen)
+            .await
+            .with_context(|| format!("cannot listen for peers on {}", self.config.listen))?;
+        let local = control::bind(&self.config)?;
+        // Before anybody can ask: what a crash left undecided is known again.
+        jobs::settle::reconcile(self).await;
+        Peers::spawn(self, queues);
+        self.runtime.spawn(jobs::report::run(self.clone()));
+        self.runtime.spawn(peer::listener::run(self.clone(), peers));
+        self.runtime.spawn(control::run(self.clone(), local));
+        info!(
+            node = %self.config.node,
+            peers = %self.config.listen,
+            socket = %self.config.socket().display(),
+            start = self.generation,
+            "ready"
+        );
+        Ok(())
+    }
+
+    /// Takes no new moves and waits for those that run. Jobs run on.
+    pub(crate) async fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.stop.send_replace(true);
+        let all = u32::try_from(MOVERS).expect("a small constant");
+        let idle = self.movers.acquire_many(all);
+        if tokio::time::timeout(GRACE, idle).await.is_err() {
+            warn!("moves still run after {GRACE:?}; their journals settle them");
+        }
+    }
+
+    /// Whether the daemon is about to stop. A mover that has not committed
+    /// yet gives up when it sees this.
+    pub(crate) fn draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Runs a move on an OS thread of its own, which ptrace belongs to.
+    ///
+    /// # Errors
+    /// When too many run, or the thread cannot be made.
+    pub(crate) fn spawn_mover(
+        &self,
+        name: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let permit = Arc::clone(&self.movers)
+            .try_acquire_owned()
+            .map_err(|_| io::Error::other(format!("{MOVERS} moves run already")))?;
+        let span = tracing::Span::current();
+        let run = move || {
+            span.in_scope(work);
+            drop(permit);
+        };
+        std::thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(run)?;
+        Ok(())
+    }
+
+    /// What we say when we dial.
+    pub(crate) fn hello(&self, purpose: Purpose) -> DialHello {
+        DialHello {
+            node: self.config.node.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: self.boot.clone(),
+            generation: self.generation,
+            cpu_features: self.cpu_features.clone(),
+            purpose,
+        }
+    }
+
+    /// What we say when we are dialled.
+    pub(crate) fn welcome(&self) -> AcceptHello {
+        AcceptHello::Welcome {
+            node: self.config.node.clone(),
+            release: env!("CARGO_PKG_VERSION").to_owned(),
+            boot: self.boot.clone(),
+            generation: self.generation,
+            cpu_features: self.cpu_features.clone(),
+        }
+    }
+
+    /// This node's name.
+    pub(crate) fn node(&self) -> &NodeName {
+        &self.config.node
+    }
+
+    /// This node's CPU flags, sorted.
+    pub(crate) fn cpu_features(&self) -> &[String] {
+        &self.cpu_features
+    }
+
+    /// This node's load as last measured.
+    pub(crate) fn load(&self) -> NodeLoad {
+        self.load
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Remembers a measurement.
+    pub(crate) fn set_load(&self, load: NodeLoad) {
+        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
+    }
+}
+
+/// The `flags` of the first CPU, sorted.
+fn cpu_features() -> anyhow::Result<Vec<String>> {
+    let text = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
+    let named = |line: &str| line.starts_with("flags") || line.starts_with("Features");
+    let line = text.lines().find(|line| named(line)).unwrap_or_default();
+    let flags = line.split_once(':').map_or("", |(_, flags)| flags);
+    let mut flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
+    flags.sort_unstable();
+    Ok(flags)
+}

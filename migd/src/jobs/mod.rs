@@ -1,0 +1,327 @@
+//! The jobs of this node: an actor on a thread of its own.
+//!
+//! Invariant: only the actor's thread touches the state and the disk; every
+//! call here is a message to it, and returns after the disk has what it
+//! changed. The `_blocking` half is for movers, which are plain threads; the
+//! asynchronous half for everything on the runtime.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `registry` | the rules of ownership |
+//! | `record`, `store` | what is on disk, and how it gets there |
+//! | `settle` | moves that a crash or a cut left undecided |
+//! | `watch` | capsules: found again, waited for |
+//! | `report` | telling home |
+
+pub(crate) mod record;
+pub(crate) mod registry;
+pub(crate) mod report;
+pub(crate) mod settle;
+pub(crate) mod store;
+#[cfg(test)]
+mod tests;
+pub(crate) mod watch;
+
+use std::sync::{Arc, mpsc};
+
+use libmig::api::{Code, ExitRecord, Failure, JobId, NodeName, Phase};
+use libmig::migration::Verdict;
+use tokio::sync::{Notify, oneshot};
+
+use record::{Arrival, Committed, JobRecord, Report};
+use registry::{JobView, Registry, Ruled};
+
+type Message = Box<dyn FnOnce(&mut Registry) + Send>;
+
+/// Speaks to the actor. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Jobs {
+    inbox: mpsc::Sender<Message>,
+    /// Wakes the reporter: there is something to tell home, or home is back.
+    pub(crate) to_report: Arc<Notify>,
+}
+
+impl Jobs {
+    /// Starts the actor's thread.
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub(crate) fn spawn(mut registry: Registry) -> std::io::Result<Jobs> {
+        let (inbox, messages) = mpsc::channel::<Message>();
+        let work = move || {
+            for message in messages {
+                message(&mut registry);
+            }
+        };
+        std::thread::Builder::new()
+            .name("jobs".into())
+            .spawn(work)?;
+        Ok(Jobs {
+            inbox,
+            to_report: Arc::new(Notify::new()),
+        })
+    }
+
+    fn post<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Registry) -> T + Send + 'static,
+    ) -> oneshot::Receiver<T> {
+        let (done, result) = oneshot::channel();
+        let message = move |registry: &mut Registry| drop(done.send(work(registry)));
+        // A dead actor drops `done`, which the receiver sees.
+        drop(self.inbox.send(Box::new(message)));
+        result
+    }
+
+    async fn call<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Registry) -> T + Send + 'static,
+    ) -> T {
+        self.post(work)
+            .await
+            .expect("the actor lives as long as its handles")
+    }
+
+    fn call_blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Registry) -> T + Send + 'static,
+    ) -> T {
+        self.post(work)
+            .blocking_recv()
+            .expect("the actor lives as long as its handles")
+    }
+}
+
+/// For requests and tasks on the runtime.
+impl Jobs {
+    /// A new job, durable before its first process exists.
+    pub(crate) async fn create(
+        &self,
+        uid: u32,
+        user: String,
+        name: Option<String>,
+        command: String,
+        pinned: bool,
+    ) -> Ruled<JobRecord> {
+        self.call(move |r| r.create(uid, user, name, command, pinned))
+            .await
+    }
+
+    /// A job whose program could not be started.
+    pub(crate) async fn forget(&self, job: JobId) -> Ruled<()> {
+        self.call(move |r| r.forget(&job)).await
+    }
+
+    /// One job, as far as this node knows it.
+    pub(crate) async fn view(&self, job: JobId) -> Option<JobView> {
+        self.call(move |r| r.view(&job)).await
+    }
+
+    /// All jobs, as far as this node knows them.
+    pub(crate) async fn views(&self) -> Vec<JobView> {
+        self.call(|r| r.views()).await
+    }
+
+    /// How a job ended, if this node remembers.
+    pub(crate) async fn exit_of(&self, job: JobId) -> Option<ExitRecord> {
+        self.call(move |r| r.exits.get(&job).cloned()).await
+    }
+
+    /// How a job ends, now or later.
+    ///
+    /// # Errors
+    /// When this node does not know it.
+    pub(crate) async fn wait(&self, job: JobId) -> Ruled<ExitRecord> {
+        let (done, ended) = oneshot::channel();
+        let asked = job.clone();
+        let known = self.call(move |r| {
+            if let Some(exit) = r.exits.get(&asked) {
+                drop(done.send(exit.clone()));
+                return true;
+            }
+            if !r.records.contains_key(&asked) {
+                return false;
+            }
+            let waiters = r.waiters.entry(asked).or_default();
+            waiters.retain(|waiter| !waiter.is_closed());
+            waiters.push(done);
+            true
+        });
+        if !known.await {
+            return Err(registry::no_such(&job));
+        }
+        ended
+            .await
+            .map_err(|_| Failure::new(Code::Failed, "the daemon is stopping"))
+    }
+
+    /// A job ended here, or home hears that it ended elsewhere.
+    pub(crate) async fn exited(&self, exit: ExitRecord) -> Ruled<()> {
+        let result = self.call(move |r| r.exited(&exit)).await;
+        self.to_report.notify_one();
+        result
+    }
+
+    /// Home hears where its job lives.
+    pub(crate) async fn located(&self, job: JobId, epoch: u64, node: NodeName) -> Ruled<()> {
+        self.call(move |r| r.located(&job, epoch, &node)).await
+    }
+
+    /// What a destination may do with what it built, in our name.
+    pub(crate) async fn commit_state(&self, asker: NodeName, job: JobId, epoch: u64) -> Verdict {
+        self.call(move |r| r.commit_state(&asker, &job, epoch))
+            .await
+    }
+
+    /// What to tell a source that repeats its commit.
+    pub(crate) async fn commit_answer(&self, asker: NodeName, job: JobId, epoch: u64) -> Verdict {
+        self.call(move |r| r.commit_answer(&asker, &job, epoch))
+            .await
+    }
+
+    /// Entries of the source journal.
+    pub(crate) async fn committed(&self) -> Vec<Committed> {
+        self.call(|r| r.committed.values().cloned().collect()).await
+    }
+
+    /// Entries of the destination journal.
+    pub(crate) async fn arrivals(&self) -> Vec<Arrival> {
+        self.call(|r| r.arrivals.values().cloned().collect()).await
+    }
+
+    /// One entry of the destination journal.
+    pub(crate) async fn arrival(&self, job: JobId) -> Option<Arrival> {
+        self.call(move |r| r.arrivals.get(&job).cloned()).await
+    }
+
+    /// What home must be told.
+    pub(crate) async fn reports(&self) -> Vec<(JobId, Report)> {
+        self.call(|r| {
+            r.reports
+                .iter()
+                .map(|(job, report)| (job.clone(), report.clone()))
+                .collect()
+        })
+        .await
+    }
+
+    /// Home has the report.
+    pub(crate) async fn reported(&self, job: JobId, report: Report) -> Ruled<()> {
+        self.call(move |r| r.reported(&job, &report)).await
+    }
+
+    /// A peer can be talked to again.
+    pub(crate) fn peer_came_up(&self) {
+        self.to_report.notify_one();
+    }
+}
+
+/// For movers: plain threads. Every call returns after the disk has it.
+///
+/// The order at the source: [`Jobs::leave`], [`Jobs::leaving_phase`]...,
+/// [`Jobs::journal_committed`], then [`Jobs::journal_gone`] or
+/// [`Jobs::journal_disowned`]; [`Jobs::aborted`] at any point before the
+/// commit. At the destination: [`Jobs::reserve`], [`Jobs::journal_built`],
+/// [`Jobs::journal_live`]; [`Jobs::arrival_gone`] at any point before `live`.
+impl Jobs {
+    /// A move away begins: returns the record that travels and the epoch.
+    ///
+    /// # Errors
+    /// When the job is not here or is leaving already.
+    pub(crate) fn leave(&self, job: &JobId, to: &NodeName) -> Ruled<(JobRecord, u64)> {
+        let (job, to) = (job.clone(), to.clone());
+        self.call_blocking(move |r| r.leave(&job, &to))
+    }
+
+    /// The move away enters a phase.
+    pub(crate) fn leaving_phase(&self, job: &JobId, phase: Phase) {
+        let job = job.clone();
+        drop(self.post(move |r| r.leaving_phase(&job, phase)));
+    }
+
+    /// The attempt failed before its commit: the job stays.
+    pub(crate) fn aborted(&self, job: &JobId, epoch: u64) {
+        let job = job.clone();
+        self.call_blocking(move |r| r.aborted(&job, epoch));
+    }
+
+    /// Source: ownership is given up. Only then may `Commit` be sent.
+    ///
+    /// # Errors
+    /// When the job is not leaving with that epoch, or the disk fails: the
+    /// job is ours still.
+    pub(crate) fn journal_committed(&self, job: &JobId, epoch: u64) -> Ruled<()> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.commit(&job, epoch))
+    }
+
+    /// Source: the destination runs it and our frozen copy is destroyed.
+    ///
+    /// # Errors
+    /// When the disk fails; repeat it.
+    pub(crate) fn journal_gone(&self, job: &JobId, epoch: u64) -> Ruled<()> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.gone(&job, epoch))
+    }
+
+    /// Source: the destination says that it never had it. True when the job
+    /// is ours again by this very call: then thaw it.
+    ///
+    /// # Errors
+    /// When the disk fails; repeat it.
+    pub(crate) fn journal_disowned(&self, job: &JobId, epoch: u64) -> Ruled<bool> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.disowned(&job, epoch))
+    }
+
+    /// Destination: keeps room for an arrival.
+    ///
+    /// # Errors
+    /// When the node is full, or owns the job already.
+    pub(crate) fn reserve(&self, record: JobRecord, epoch: u64, source: NodeName) -> Ruled<()> {
+        self.call_blocking(move |r| r.reserve(record, epoch, source))
+    }
+
+    /// Destination: complete, detached and frozen; sent to the source as `Built`.
+    ///
+    /// # Errors
+    /// When nothing is reserved with that epoch, or the disk fails.
+    pub(crate) fn journal_built(&self, job: &JobId, epoch: u64) -> Ruled<()> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.built(&job, epoch))
+    }
+
+    /// Destination: the source has committed; thaw after this. True when the
+    /// job became ours by this very call, false when it was already.
+    ///
+    /// # Errors
+    /// When nothing was built with that epoch, or the disk fails.
+    pub(crate) fn journal_live(&self, job: &JobId, epoch: u64) -> Ruled<bool> {
+        let job = job.clone();
+        let result = self.call_blocking(move |r| r.live(&job, epoch));
+        self.to_report.notify_one();
+        result
+    }
+
+    /// Destination: the attempt failed or was taken back; its pieces are
+    /// destroyed.
+    ///
+    /// # Errors
+    /// When the disk fails; repeat it.
+    pub(crate) fn arrival_gone(&self, job: &JobId, epoch: u64) -> Ruled<()> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.arrival_gone(&job, epoch))
+    }
+
+    /// One job, as far as this node knows it.
+    pub(crate) fn view_blocking(&self, job: &JobId) -> Option<JobView> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.view(&job))
+    }
+
+    /// One entry of the destination journal.
+    pub(crate) fn arrival_blocking(&self, job: &JobId) -> Option<Arrival> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.arrivals.get(&job).cloned())
+    }
+}

@@ -1,0 +1,198 @@
+//! The job table and the journals on disk: one redb file.
+//!
+//! Invariant: [`Store::commit`] returns `Ok` only when all of its changes are
+//! on disk, and after any crash either all or none of them are there. One
+//! process opens the file at a time: that is also what keeps two daemons of
+//! one node apart.
+
+use std::path::Path;
+
+use libmig::api::{ExitRecord, JobId};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use super::record::{Arrival, Change, Committed, JobRecord, Report, Versioned};
+
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const RECORDS: Table = TableDefinition::new("records");
+const COMMITTED: Table = TableDefinition::new("committed");
+const ARRIVALS: Table = TableDefinition::new("arrivals");
+const EXITS: Table = TableDefinition::new("exits");
+const REPORTS: Table = TableDefinition::new("reports");
+const COUNTERS: Table = TableDefinition::new("counters");
+
+const LAST_NUMBER: &str = "last_number";
+const GENERATION: &str = "generation";
+
+/// Why the store failed.
+#[derive(Debug, Error)]
+pub(crate) enum StoreError {
+    /// The database.
+    #[error("the job table failed")]
+    Database(#[source] Box<redb::Error>),
+    /// A value that this build cannot read.
+    #[error("the job table holds an unreadable {table} entry `{key}`")]
+    Unreadable {
+        /// Its table.
+        table: &'static str,
+        /// Its key.
+        key: String,
+    },
+}
+
+impl<E: Into<redb::Error>> From<E> for StoreError {
+    fn from(error: E) -> StoreError {
+        StoreError::Database(Box::new(error.into()))
+    }
+}
+
+/// Everything in the store, as it was when the daemon started.
+#[derive(Debug, Default)]
+pub(crate) struct Contents {
+    pub(crate) records: Vec<JobRecord>,
+    pub(crate) committed: Vec<Committed>,
+    pub(crate) arrivals: Vec<Arrival>,
+    pub(crate) exits: Vec<ExitRecord>,
+    pub(crate) reports: Vec<(JobId, Report)>,
+    pub(crate) last_number: u64,
+    pub(crate) generation: u64,
+}
+
+/// The open file.
+#[derive(Debug)]
+pub(crate) struct Store {
+    database: Database,
+}
+
+impl Store {
+    /// Opens the file, or makes it.
+    ///
+    /// # Errors
+    /// When it cannot be opened, is damaged, or another daemon has it open.
+    pub(crate) fn open(path: &Path) -> Result<Store, StoreError> {
+        let store = Store {
+            database: Database::create(path)?,
+        };
+        let write = store.begin()?;
+        for table in [RECORDS, COMMITTED, ARRIVALS, EXITS, REPORTS, COUNTERS] {
+            write.open_table(table)?;
+        }
+        write.commit()?;
+        Ok(store)
+    }
+
+    /// Reads everything.
+    ///
+    /// # Errors
+    /// When a value cannot be read: the daemon must not start with half a table.
+    pub(crate) fn contents(&self) -> Result<Contents, StoreError> {
+        let keyed = |entries: Vec<(String, Report)>| {
+            entries.into_iter().map(|(key, report)| match key.parse() {
+                Ok(job) => Ok((job, report)),
+                Err(_) => Err(StoreError::Unreadable {
+                    table: "reports",
+                    key,
+                }),
+            })
+        };
+        Ok(Contents {
+            records: values(self.all(RECORDS, "records")?),
+            committed: values(self.all(COMMITTED, "committed")?),
+            arrivals: values(self.all(ARRIVALS, "arrivals")?),
+            exits: values(self.all(EXITS, "exits")?),
+            reports: keyed(self.all(REPORTS, "reports")?).collect::<Result<_, _>>()?,
+            last_number: self.counter(LAST_NUMBER)?,
+            generation: self.counter(GENERATION)?,
+        })
+    }
+
+    /// Makes `changes` durable, all or none.
+    ///
+    /// # Errors
+    /// When the disk is full or fails; nothing has changed then.
+    pub(crate) fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+        let write = self.begin()?;
+        for change in changes {
+            apply(&write, change)?;
+        }
+        write.commit()?;
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<WriteTransaction, StoreError> {
+        let mut write = self.database.begin_write()?;
+        write.set_durability(Durability::Immediate)?;
+        // Without it a crash is followed by a repair that reads the whole file.
+        write.set_quick_repair(true);
+        Ok(write)
+    }
+
+    fn all<T: DeserializeOwned>(
+        &self,
+        table: Table,
+        name: &'static str,
+    ) -> Result<Vec<(String, T)>, StoreError> {
+        let read = self.database.begin_read()?;
+        let open = read.open_table(table)?;
+        let mut found = Vec::new();
+        for entry in open.iter()? {
+            let (key, value) = entry?;
+            let key = key.value().to_owned();
+            match postcard::take_from_bytes::<Versioned<T>>(value.value()) {
+                Ok((value, [])) => found.push((key, value.latest())),
+                _ => return Err(StoreError::Unreadable { table: name, key }),
+            }
+        }
+        Ok(found)
+    }
+
+    fn counter(&self, key: &str) -> Result<u64, StoreError> {
+        let found = self.all::<u64>(COUNTERS, "counters")?;
+        Ok(found
+            .into_iter()
+            .find(|(name, _)| name == key)
+            .map_or(0, |(_, value)| value))
+    }
+}
+
+fn values<T>(entries: Vec<(String, T)>) -> Vec<T> {
+    entries.into_iter().map(|(_, value)| value).collect()
+}
+
+fn apply(write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
+    match change {
+        Change::Record(record) => put(write, RECORDS, &record.id.to_string(), record),
+        Change::NoRecord(job) => remove(write, RECORDS, job),
+        Change::Committed(entry) => put(write, COMMITTED, &entry.job.to_string(), entry),
+        Change::NoCommitted(job) => remove(write, COMMITTED, job),
+        Change::Arrival(entry) => put(write, ARRIVALS, &entry.record.id.to_string(), entry),
+        Change::NoArrival(job) => remove(write, ARRIVALS, job),
+        Change::Exit(exit) => put(write, EXITS, &exit.job.to_string(), exit),
+        Change::NoExit(job) => remove(write, EXITS, job),
+        Change::Report(job, report) => put(write, REPORTS, &job.to_string(), report),
+        Change::NoReport(job) => remove(write, REPORTS, job),
+        Change::LastNumber(number) => put(write, COUNTERS, LAST_NUMBER, number),
+        Change::Generation(count) => put(write, COUNTERS, GENERATION, count),
+    }
+}
+
+fn put<T: Serialize>(
+    write: &WriteTransaction,
+    table: Table,
+    key: &str,
+    value: &T,
+) -> Result<(), StoreError> {
+    let bytes = postcard::to_stdvec(&Versioned::V1(value)).expect("stored values are plain data");
+    write.open_table(table)?.insert(key, bytes.as_slice())?;
+    Ok(())
+}
+
+fn remove(write: &WriteTransaction, table: Table, job: &JobId) -> Result<(), StoreError> {
+    write.open_table(table)?.remove(job.to_string().as_str())?;
+    Ok(())
+}
