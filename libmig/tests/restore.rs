@@ -310,3 +310,399 @@ fn a_process_goes_on_with_its_registers_and_memory() {
     assert_eq!(fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count(), 0);
     assert_eq!(capsule.processes(), [pid]);
 }
+
+#[test]
+fn threads_keep_their_ids_and_all_run() {
+    let capsule = Capsule::new();
+    let threads: Vec<Thread> = [77, 90, 80, 79]
+        .into_iter()
+        .map(|tid| thread(tid, COUNT))
+        .collect();
+    let image = job(vec![process(77, INIT, 77, INIT, live(threads))]);
+    let complete = restore(&capsule, &image);
+    let pid = host_pid(&complete, 77);
+    let ids = || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let statuses =
+            tasks.map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+        let mut ids: Vec<i32> = statuses
+            .map(|status| innermost(&status, "NSpid:"))
+            .collect();
+        ids.sort_unstable();
+        ids
+    };
+    assert_eq!(ids(), [77, 79, 80, 90]);
+    complete.release().unwrap();
+    until("the threads", || (word(pid, COUNTER) > 1000).then_some(()));
+}
+
+#[test]
+fn a_tree_has_its_sessions_groups_and_zombies() {
+    let capsule = Capsule::new();
+    let program = |pid| live(vec![thread(pid, COUNT)]);
+    let zombie = |status| ProcessKind::Zombie {
+        status,
+        comm: b"departed".to_vec(),
+    };
+    let image = job(vec![
+        process(10, INIT, 10, INIT, program(10)),
+        process(11, 10, 11, 11, program(11)),
+        process(12, 11, 12, 11, program(12)),
+        Process {
+            pid: 13,
+            ppid: 10,
+            pgid: 10,
+            sid: INIT,
+            kind: zombie(200 << 8),
+        },
+        Process {
+            pid: 14,
+            ppid: 10,
+            pgid: 10,
+            sid: INIT,
+            kind: zombie(libc::SIGTERM),
+        },
+        // Orphans: of a living nested leader, and of one that is dead.
+        process(20, INIT, 12, 11, program(20)),
+        process(30, INIT, 29, 28, program(30)),
+    ]);
+    let complete = restore(&capsule, &image);
+    let parent = host_pid(&complete, 10);
+    for expected in &image.processes {
+        let found = capsule
+            .processes()
+            .into_iter()
+            .map(status)
+            .find(|s| innermost(s, "NSpid:") == expected.pid);
+        let Some(status) = found else {
+            assert!(
+                matches!(expected.kind, ProcessKind::Zombie { .. }),
+                "pid {} is missing",
+                expected.pid
+            );
+            continue;
+        };
+        assert_eq!(innermost(&status, "NSpgid:"), expected.pgid, "{status}");
+        assert_eq!(innermost(&status, "NSsid:"), expected.sid, "{status}");
+        let ppid = innermost(
+            &self::status(line(&status, "PPid:").parse().unwrap()),
+            "NSpid:",
+        );
+        assert_eq!(ppid, expected.ppid, "{status}");
+    }
+    let codes: Vec<String> = capsule::children(parent)
+        .into_iter()
+        .filter(|child| line(&status(*child), "State:").starts_with('Z'))
+        .map(|child| {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap();
+            assert!(stat.contains("(departed)"), "{stat}");
+            stat.split_whitespace().last().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(codes, [(200 << 8).to_string(), libc::SIGTERM.to_string()]);
+    assert_eq!(
+        line(&status(parent), "ShdPnd:"),
+        "0000000000000000",
+        "no SIGCHLD of ours is left"
+    );
+    complete.release().unwrap();
+    until("the tree", || (word(parent, COUNTER) > 1000).then_some(()));
+}
+
+#[test]
+fn a_sleep_takes_as_long_as_was_left() {
+    let capsule = Capsule::new();
+    let mut sleeper = thread(77, SLEEP);
+    sleeper.registers[reg::RIP] += 2;
+    sleeper.registers[reg::RAX] = (-514_i64).cast_unsigned();
+    sleeper.registers[reg::ORIG_RAX] = libc::SYS_nanosleep.cast_unsigned();
+    sleeper.sleep = Some(InterruptedSleep {
+        number: libc::SYS_nanosleep.cast_unsigned(),
+        remaining_ns: 300_000_000,
+    });
+    let image = job(vec![process(77, INIT, 77, INIT, live(vec![sleeper]))]);
+    let complete = restore(&capsule, &image);
+    let pid = host_pid(&complete, 77);
+    complete.release().unwrap();
+    let woken = until("the sleeper", || {
+        let seconds = word(pid, DATA + 144);
+        (seconds != 0)
+            .then(|| i128::from(seconds) * 1_000_000_000 + i128::from(word(pid, DATA + 152)))
+    });
+    let slept = woken - i128::from(image.capsule.clocks.monotonic_ns);
+    assert_eq!(word(pid, DATA + 128), 0, "nanosleep returns 0");
+    assert!(
+        (300_000_000..600_000_000).contains(&slept),
+        "slept {slept} ns"
+    );
+}
+
+#[test]
+fn shared_memory_is_one_object_for_all() {
+    let capsule = Capsule::new();
+    let shared = |object| Backing::Shared {
+        object,
+        offset: 0,
+        private: false,
+    };
+    let program = |pid, object| {
+        let mut live = live(vec![thread(pid, COUNT)]);
+        live.memory.mappings[1].backing = shared(object);
+        live
+    };
+    let mut image = job(vec![
+        process(10, INIT, 10, INIT, program(10, 0)),
+        process(11, 10, 10, INIT, program(11, 0)),
+        process(12, 10, 10, INIT, program(12, 1)),
+    ]);
+    image.shared = vec![
+        SharedMemory {
+            kind: SharedKind::Anonymous { hugetlb_kib: 0 },
+            size: PAGE,
+        },
+        SharedMemory {
+            kind: SharedKind::Memfd {
+                name: b"spool".to_vec(),
+                seals: 2,
+                hugetlb_kib: 0,
+            },
+            size: PAGE,
+        },
+    ];
+    let mut building = prepare(&capsule.reference())
+        .unwrap()
+        .build(&image, &mut NoHost)
+        .unwrap();
+    fill(&mut building, &image);
+    let mut page = vec![0; 4096];
+    page[1000..1008].copy_from_slice(&0x5eed_u64.to_le_bytes());
+    building
+        .bulk(
+            BulkTarget::Shared {
+                object: 0,
+                offset: 0,
+            },
+            &page,
+        )
+        .unwrap();
+    let complete = building.finish(&image).unwrap();
+    let pids: Vec<i32> = [10, 11, 12]
+        .iter()
+        .map(|pid| host_pid(&complete, *pid))
+        .collect();
+    assert_eq!(word(pids[1], DATA + 1000), 0x5eed);
+    let maps = |pid: i32| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+    assert!(
+        maps(pids[0]).contains("/dev/zero (deleted)"),
+        "{}",
+        maps(pids[0])
+    );
+    assert!(
+        maps(pids[2]).contains("/memfd:spool (deleted)"),
+        "{}",
+        maps(pids[2])
+    );
+    complete.release().unwrap();
+    until("the counters", || {
+        (word(pids[0], COUNTER) > 1000).then_some(())
+    });
+    until("the other process", || {
+        (word(pids[2], COUNTER) > 1000).then_some(())
+    });
+    let seen = word(pids[0], COUNTER);
+    assert!(
+        word(pids[1], COUNTER) >= seen,
+        "both count in the same place"
+    );
+}
+
+#[test]
+fn signals_timers_and_credentials_are_there() {
+    let capsule = Capsule::new();
+    let mut leader = thread(77, COUNT);
+    leader.sigmask = 1 << (libc::SIGUSR1 - 1) | 1 << (libc::SIGUSR2 - 1) | 1 << (libc::SIGALRM - 1);
+    leader.credentials = Credentials {
+        uids: [1000, 1001, 1002, 1001],
+        gids: [2000, 2001, 2002, 2001],
+        groups: vec![5, 6],
+        capabilities: [0, 0, 0, 0b1000, 0],
+        securebits: 0,
+        no_new_privs: true,
+    };
+    leader.scheduling.nice = 5;
+    leader.pending = vec![signal(libc::SIGUSR1)];
+    leader.parent_death_signal = libc::SIGHUP;
+    let mut live = live(vec![leader]);
+    live.pending = vec![signal(libc::SIGUSR2)];
+    live.actions[11] = SignalAction {
+        handler: 1,
+        ..SignalAction::default()
+    };
+    live.timers = vec![PosixTimer {
+        id: 7,
+        clock: libc::CLOCK_MONOTONIC,
+        notify: libc::SIGEV_SIGNAL,
+        signal: libc::SIGUSR1,
+        value: 99,
+        tid: 0,
+        remaining_ns: 3_000_000_000_000,
+        interval_ns: 0,
+    }];
+    live.itimers[0] = IntervalTimer {
+        value_us: 3_000_000_000,
+        interval_us: 0,
+    };
+    live.limits = vec![Limit {
+        soft: 100,
+        hard: 200,
+    }];
+    live.oom_score_adj = 10;
+    let image = job(vec![process(77, INIT, 77, INIT, live)]);
+    let complete = restore(&capsule, &image);
+    let pid = host_pid(&complete, 77);
+    let status = status(pid);
+    for (key, value) in [
+        ("Uid:", "1000\t1001\t1002\t1001"),
+        ("Gid:", "2000\t2001\t2002\t2001"),
+        ("Groups:", "5 6"),
+        ("CapBnd:", "0000000000000008"),
+        ("CapEff:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+        ("SigPnd:", "0000000000000200"),
+        ("ShdPnd:", "0000000000000800"),
+        ("SigIgn:", "0000000000000800"),
+        ("SigBlk:", "0000000000002a00"),
+    ] {
+        assert_eq!(line(&status, key), value, "{key}");
+    }
+    let proc = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    assert!(
+        proc("timers").contains("ID: 7\nsignal: 10/"),
+        "{}",
+        proc("timers")
+    );
+    assert!(
+        proc("limits").contains("100                  200                  seconds"),
+        "{}",
+        proc("limits")
+    );
+    assert_eq!(proc("oom_score_adj"), "10\n");
+    assert_eq!(
+        proc("stat")
+            .rsplit(')')
+            .next()
+            .unwrap()
+            .split_whitespace()
+            .nth(16),
+        Some("5"),
+        "nice"
+    );
+    complete.destroy().unwrap();
+    assert_eq!(capsule.processes(), [0; 0]);
+}
+
+#[test]
+fn a_stopped_process_stays_stopped() {
+    let capsule = Capsule::new();
+    let mut stopped = live(vec![thread(77, COUNT), thread(78, COUNT)]);
+    stopped.stopped = Some(libc::SIGSTOP);
+    let image = job(vec![process(77, INIT, 77, INIT, stopped)]);
+    let complete = restore(&capsule, &image);
+    let pid = host_pid(&complete, 77);
+    complete.release().unwrap();
+    until("the stop", || {
+        line(&status(pid), "State:").starts_with('T').then_some(())
+    });
+    let before = word(pid, COUNTER);
+    nix::sys::signal::kill(
+        nix::unistd::Pid::from_raw(pid),
+        nix::sys::signal::Signal::SIGCONT,
+    )
+    .unwrap();
+    until("the program", || {
+        (word(pid, COUNTER) > before + 1000).then_some(())
+    });
+}
+
+#[test]
+fn a_refusal_leaves_nothing_and_names_the_object() {
+    type Damage = fn(&mut LiveProcess);
+    let broken: [(Damage, &str); 4] = [
+        (
+            |live| {
+                let file = FilePath {
+                    path: b"/no/such/file".to_vec(),
+                    mode: libc::S_IFREG,
+                    size: 1,
+                };
+                live.memory.mappings[1].backing =
+                    Backing::FilePrivate(FileMapping { file, offset: 0 });
+            },
+            "/no/such/file",
+        ),
+        (
+            |live| {
+                let file = FilePath {
+                    size: 1,
+                    ..path("/bin/true")
+                };
+                live.memory.mappings[1].backing =
+                    Backing::FilePrivate(FileMapping { file, offset: 0 });
+            },
+            "bytes here and 1 at the source",
+        ),
+        (
+            |live| live.fs.cwd.path = b"/no/such/folder".to_vec(),
+            "pid 77",
+        ),
+        (
+            |live| live.threads[0].xstate.components = vec![(40, vec![0; 8])],
+            "processor state 40",
+        ),
+    ];
+    for (damage, named) in broken {
+        let capsule = Capsule::new();
+        let mut program = live(vec![thread(77, COUNT)]);
+        damage(&mut program);
+        let image = job(vec![process(77, INIT, 77, INIT, program)]);
+        let result = prepare(&capsule.reference())
+            .unwrap()
+            .build(&image, &mut NoHost)
+            .and_then(|mut building| {
+                fill(&mut building, &image);
+                building.finish(&image)
+            });
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains(named), "{error}");
+        assert_eq!(capsule.processes(), [0; 0], "{named}");
+    }
+}
+
+fn signal(number: i32) -> SigInfo {
+    let mut info = vec![0; 128];
+    info[..4].copy_from_slice(&number.to_le_bytes());
+    info[8..12].copy_from_slice(&(-1_i32).to_le_bytes()); // SI_QUEUE
+    SigInfo(info)
+}
+
+fn status(pid: i32) -> String {
+    fs::read_to_string(format!("/proc/{pid}/status")).unwrap()
+}
+
+fn line<'a>(status: &'a str, key: &str) -> &'a str {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix(key))
+        .unwrap()
+        .trim()
+}
+
+/// The ID in the capsule's pid namespace.
+fn innermost(status: &str, key: &str) -> i32 {
+    line(status, key)
+        .split_whitespace()
+        .last()
+        .unwrap()
+        .parse()
+        .unwrap()
+}

@@ -8,7 +8,7 @@ use super::{
     build::{Building, Space, live},
     error::{RestoreError, host, trace},
     hold::{self, Complete},
-    process, sleep,
+    limits, process, sleep,
     task::Task,
     thread,
     xstate::{self, Component},
@@ -128,6 +128,7 @@ impl Building {
         process::pending(&mut batch, &process.pending);
         thread::identity(&mut batch, leader, pid);
         process::make_timers(&mut batch, &process.timers, self.exact_timers);
+        limits::set(&mut batch, pid, &process.limits);
         thread::credentials(&mut batch, leader, process);
         process::arm(&mut batch, process);
         threads[0].run(self.injector, &batch, STEP)?;
@@ -199,14 +200,9 @@ fn load(
         .map_err(trace(thread.tid, STEP))
 }
 
-/// What the daemon sets from outside. A node that has less to give than the
-/// source had gives what it has.
+/// What only files of /proc set. A node that has less to give than the source
+/// had gives what it has.
 fn outside(pid: Pid, process: &LiveProcess, host: HostPid) {
-    for (number, wanted) in process.limits.iter().enumerate() {
-        if let Some(resource) = hold::resource(number) {
-            hold::limit(pid, host, resource, *wanted);
-        }
-    }
     hold::write_proc(
         pid,
         host,

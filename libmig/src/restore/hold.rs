@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, fs};
 
-use rustix::process::{Resource, Rlimit};
-
 use super::{
     cgroup::JobGroup,
     error::{RestoreError, host, trace},
@@ -12,7 +10,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    image::{JobImage, Limit, Pid},
+    image::{JobImage, Pid},
     sys::{
         HostPid,
         ptrace::{self, Options, Waited},
@@ -110,62 +108,6 @@ fn dismiss(zygote: &Task) -> Result<(), RestoreError> {
         ptrace::wait(zygote.host()).map_err(trace(zygote.id, "ended"))?
     {}
     Ok(())
-}
-
-/// The resource with the number that prlimit64(2) uses.
-pub(super) fn resource(number: usize) -> Option<Resource> {
-    const ORDER: [Resource; 16] = [
-        Resource::Cpu,
-        Resource::Fsize,
-        Resource::Data,
-        Resource::Stack,
-        Resource::Core,
-        Resource::Rss,
-        Resource::Nproc,
-        Resource::Nofile,
-        Resource::Memlock,
-        Resource::As,
-        Resource::Locks,
-        Resource::Sigpending,
-        Resource::Msgqueue,
-        Resource::Nice,
-        Resource::Rtprio,
-        Resource::Rttime,
-    ];
-    ORDER.get(number).copied()
-}
-
-/// Sets a limit; where the hard limit of this node is lower, that one.
-pub(super) fn limit(pid: Pid, process: HostPid, resource: Resource, wanted: Limit) {
-    let finite = |value: u64| (value != u64::MAX).then_some(value);
-    let set = |soft: u64, hard: u64| {
-        let target = rustix::process::Pid::from_raw(process.raw());
-        rustix::process::prlimit(
-            target,
-            resource,
-            Rlimit {
-                current: finite(soft),
-                maximum: finite(hard),
-            },
-        )
-    };
-    let Err(refused) = set(wanted.soft, wanted.hard) else {
-        return;
-    };
-    let here = rustix::process::getrlimit(resource)
-        .maximum
-        .unwrap_or(u64::MAX);
-    let hard = wanted.hard.min(here);
-    match set(wanted.soft.min(hard), hard) {
-        Ok(_) => tracing::info!(
-            pid,
-            ?resource,
-            wanted = wanted.hard,
-            given = hard,
-            "limit lowered to that of this node"
-        ),
-        Err(_) => tracing::warn!(pid, ?resource, %refused, "limit not set"),
-    }
 }
 
 /// Writes `/proc/PID/FILE`, unless it says so already.

@@ -18,6 +18,7 @@ mod grow;
 mod hold;
 pub mod husk;
 pub mod layout;
+mod limits;
 mod own_vdso;
 mod prepare;
 mod process;
