@@ -2,11 +2,17 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::kill::KillArgs;
 use crate::commands::lab::LabArgs;
+use crate::commands::r#move::MoveArgs;
+use crate::commands::nodes::NodesArgs;
+use crate::commands::ps::PsArgs;
+use crate::commands::wait::WaitArgs;
+use crate::commands::why::WhyArgs;
 
 /// Programs that move between machines while they run
 #[derive(Debug, Parser)]
-#[command(name = "mig", version, arg_required_else_help = true)]
+#[command(name = "mig", version, arg_required_else_help = true, after_long_help = crate::exit::help())]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -15,5 +21,22 @@ pub(crate) struct Cli {
 /// What `mig` can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Move(MoveArgs),
+    Ps(PsArgs),
+    Nodes(NodesArgs),
+    Why(WhyArgs),
+    Kill(KillArgs),
+    Wait(WaitArgs),
     Lab(LabArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_tree_is_sound() {
+        Cli::command().debug_assert();
+    }
 }

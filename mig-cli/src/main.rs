@@ -4,18 +4,45 @@
 
 mod cli;
 mod commands;
+mod exit;
 mod lab;
+mod ui;
 
+use std::io;
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
 
+use cli::Command;
+
 fn main() -> ExitCode {
-    let result = match cli::Cli::parse().command {
-        cli::Command::Lab(args) => commands::lab::run(&args),
+    match run(&cli::Cli::parse().command) {
+        Ok(code) => code,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            ui::error::print(&error);
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+fn run(command: &Command) -> Result<ExitCode> {
+    let code = match command {
+        Command::Move(args) => commands::r#move::run(args)?,
+        Command::Ps(args) => commands::ps::run(args)?,
+        Command::Nodes(args) => commands::nodes::run(args)?,
+        Command::Why(args) => commands::why::run(args)?,
+        Command::Kill(args) => commands::kill::run(args)?,
+        Command::Wait(args) => commands::wait::run(args)?,
+        Command::Lab(args) => return commands::lab::run(args),
     };
-    result.unwrap_or_else(|error| {
-        eprintln!("Error: {error:#}");
-        ExitCode::FAILURE
-    })
+    Ok(ExitCode::from(code))
+}
+
+/// `mig ps | head` is no error. Only what was written to stdout counts, and
+/// not a daemon's socket that closed.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let direct = error.downcast_ref::<io::Error>();
+    direct.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
