@@ -1,3 +1,4 @@
 //! mig
 
+pub mod lab;
 pub mod workload;

@@ -84,10 +84,16 @@ pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
         LabCommand::Status { json } => print_status(&status::of(&lab)?, *json)?,
         LabCommand::Cut { a, b } => cut::cut(&lab, *a, *b)?,
         LabCommand::Heal => cut::heal(&lab)?,
-        LabCommand::Migd { node, order } => match control::order(&lab, *node, *order)?.migd {
-            Some(pid) => eprintln!("migd of {node} runs, pid {pid}"),
-            None => eprintln!("migd of {node} does not run"),
-        },
+        LabCommand::Migd { node, order } => {
+            let answer = control::order(&lab, *node, *order)?;
+            if *order == control::Order::Start {
+                up::await_migd(&lab, *node)?;
+            }
+            match answer.migd {
+                Some(pid) => eprintln!("migd of {node} runs, pid {pid}"),
+                None => eprintln!("migd of {node} does not run"),
+            }
+        }
         LabCommand::Down => match down::run(&lab)? {
             true => eprintln!("lab {} is gone", lab.name),
             false => eprintln!("there is no lab {}", lab.name),

@@ -17,7 +17,10 @@ use std::{
 use anyhow::{Context, Result, bail};
 use nix::{
     sched::{CloneFlags, sched_getaffinity, sched_setaffinity, setns},
-    sys::stat::{Mode, fchmod},
+    sys::{
+        signal::SigSet,
+        stat::{Mode, fchmod},
+    },
     unistd::{Gid, Pid, User, chdir, fchown, initgroups, setgid, setuid},
 };
 
@@ -97,6 +100,9 @@ pub(crate) fn become_command(lab: &Lab, entry: &Entry) -> Result<ExitCode> {
         take_terminal(&user)?;
     }
     become_user(&user)?;
+    SigSet::empty()
+        .thread_set_mask()
+        .context("unblock signals")?;
     let error = command_of(entry, &user).exec();
     let code = if error.kind() == std::io::ErrorKind::NotFound {
         127

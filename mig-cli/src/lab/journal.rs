@@ -9,6 +9,8 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +24,9 @@ const VERSION: u32 = 1;
 
 /// Far more than any journal has; a larger file is not one.
 const MAX_BYTES: u64 = 1 << 20;
+
+/// How long one waits for another `mig` that is changing the lab.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What `up` records.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,7 +132,7 @@ impl Inits {
 
 /// The right to change a lab.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "closing it is what ends the lock")] File);
+pub(crate) struct Lock(File);
 
 impl Lock {
     /// Makes the lab's folder and locks it.
@@ -147,7 +152,13 @@ impl Lock {
         }
     }
 
-    /// Locks a lab; None when there is no such lab.
+    /// A stdout that holds the lock too, for a child: until the child closes it, the lab is locked,
+    /// whatever becomes of this process.
+    pub(crate) fn share(&self) -> Result<Stdio> {
+        Ok(self.0.try_clone().context("share the lab's lock")?.into())
+    }
+
+    /// Locks a lab, and waits a little for whoever has it; None when there is no such lab.
     pub(crate) fn take(lab: &Lab) -> Result<Option<Self>> {
         let dir = lab.dir();
         let file = match File::open(&dir) {
@@ -155,13 +166,19 @@ impl Lock {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error).with_context(|| format!("open {}", dir.display())),
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => bail!(
-                "lab {} is being changed by another mig; wait for it, or stop it, and try again",
-                lab.name
-            ),
-            Err(error) => return Err(error).with_context(|| format!("lock {}", dir.display())),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => bail!(
+                    "lab {} is being changed by another mig; wait for it, or stop it, and try again",
+                    lab.name
+                ),
+                Err(error) => return Err(error).with_context(|| format!("lock {}", dir.display())),
+            }
         }
         // The folder may have been removed, and made anew, while it was being opened.
         let inode = file.metadata().context("look at the locked folder")?.ino();

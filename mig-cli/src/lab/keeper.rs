@@ -32,10 +32,12 @@ use super::{
 /// What `up` writes to the keeper's stdin when the lab shall stay.
 pub(crate) const KEEP: u8 = b'k';
 
-/// The keeper's life. Its stdin is a pipe from `up`.
+/// The keeper's life. Its stdin is a pipe from `up`, its stdout holds the lab's lock.
 pub(crate) fn run(lab: &Lab) -> Result<()> {
     let journal = Journal::read(lab)?.context("the lab has no journal")?;
     cgroup::join(&journal.cgroup.join("keeper"))?;
+    // Its stdout was the lab's lock: now that `down` finds this process in the cgroup, it may come.
+    nix::unistd::dup2_stdout(std::io::stderr()).context("let go of the lab's lock")?;
     rustix::process::setsid().context("leave the terminal's session")?;
     let signals = block_signals()?;
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET)

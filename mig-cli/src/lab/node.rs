@@ -53,11 +53,12 @@ pub(crate) fn run(lab: &Lab, id: NodeId) -> Result<()> {
         .context("prepare the control socket")?;
     root::enter(lab, &journal, id)?;
 
-    let mut mask = SigSet::empty();
-    mask.add(Signal::SIGCHLD);
-    mask.thread_block().context("block SIGCHLD")?;
-    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
-        .context("make a signalfd")?;
+    child_signal().thread_block().context("block SIGCHLD")?;
+    let signals = SignalFd::with_flags(
+        &child_signal(),
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )
+    .context("make a signalfd")?;
     let mut init = Init { migd: None };
     if !journal.bare {
         init.start_migd()?;
@@ -83,6 +84,12 @@ fn pin(id: NodeId) -> Result<()> {
     sched_setaffinity(Pid::from_raw(0), &set).with_context(|| format!("pin the node to CPU {cpu}"))
 }
 
+fn child_signal() -> SigSet {
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask
+}
+
 /// What the init of a node remembers.
 pub(crate) struct Init {
     /// migd's pid in the node, while it runs.
@@ -92,6 +99,7 @@ pub(crate) struct Init {
 impl Init {
     fn serve(&mut self, signals: &SignalFd, listener: &UnixListener) -> Result<()> {
         loop {
+            self.reap()?;
             let keeper = stdin();
             let mut fds = [
                 PollFd::new(signals.as_fd(), PollFlags::POLLIN),
@@ -104,7 +112,6 @@ impl Init {
             }
             let [_, command, keeper_gone] = fds.map(|fd| fd.any().unwrap_or(false));
             while signals.read_signal().context("read a signal")?.is_some() {}
-            self.reap()?;
             if keeper_gone {
                 return Ok(());
             }
@@ -129,7 +136,11 @@ impl Init {
             .args(["--config", "/etc/mig/migd.toml"])
             .stdin(Stdio::null())
             .current_dir("/");
-        let child = command.spawn().context("start migd")?;
+        // A signal mask is inherited across exec. What ends meanwhile is found by the next `reap`.
+        child_signal().thread_unblock().context("unblock SIGCHLD")?;
+        let child = command.spawn().context("start migd");
+        child_signal().thread_block().context("block SIGCHLD")?;
+        let child = child?;
         let pid = i32::try_from(child.id()).context("a pid that is none")?;
         self.migd = Some(Pid::from_raw(pid));
         Ok(())

@@ -34,7 +34,7 @@ const FORWARDED: [Signal; 5] = [
 /// No more input is read than this until the command has taken it.
 const MAX_PENDING: usize = 64 << 10;
 
-/// Blocks the signals that [`accompany`] deals with; the child's mask is empty again, as std sees to.
+/// Blocks the signals that [`accompany`] deals with. A child inherits that and must undo it.
 pub(crate) fn block_signals() -> Result<SignalFd> {
     let mut mask = SigSet::empty();
     for signal in FORWARDED

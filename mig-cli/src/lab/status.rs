@@ -21,6 +21,8 @@ pub(crate) struct Status {
     pub(crate) name: String,
     /// Whether the lab's keeper lives.
     pub(crate) up: bool,
+    /// The keeper, as the machine numbers it.
+    pub(crate) keeper: Option<i32>,
     pub(crate) nodes: Vec<NodeStatus>,
     /// Pairs of nodes that do not hear each other.
     pub(crate) cuts: Vec<(NodeId, NodeId)>,
@@ -68,11 +70,11 @@ pub(crate) fn of(lab: &Lab) -> Result<Status> {
             processes: cgroup::count(&journal.node_cgroup(name)),
         }
     });
-    let nodes = nodes.collect();
     Ok(Status {
         name: lab.name.to_string(),
         up: journal.is_alive(),
-        nodes,
-        cuts: journal.cuts,
+        keeper: journal.keeper.map(|keeper| keeper.pid),
+        nodes: nodes.collect(),
+        cuts: journal.cuts.clone(),
     })
 }

@@ -61,7 +61,7 @@ pub(crate) fn run(lab: &Lab, count: u8, options: &Options) -> Result<()> {
     }
     let mut journal = Journal::new(count, cgroup::path_for(&lab.name)?, mig, migd);
     journal.bare = options.bare;
-    build(lab, journal, options).map_err(|error| {
+    build(lab, journal, options, &lock).map_err(|error| {
         let logs = log_tails(lab, count);
         let left = match down::clear(lab, &lock) {
             Ok(()) => String::new(),
@@ -71,7 +71,7 @@ pub(crate) fn run(lab: &Lab, count: u8, options: &Options) -> Result<()> {
     })
 }
 
-fn build(lab: &Lab, mut journal: Journal, options: &Options) -> Result<()> {
+fn build(lab: &Lab, mut journal: Journal, options: &Options, lock: &Lock) -> Result<()> {
     journal.write(lab)?;
     let inode = cgroup::create(&journal.cgroup)?;
     journal.cgroup_inode = Some(inode);
@@ -83,7 +83,7 @@ fn build(lab: &Lab, mut journal: Journal, options: &Options) -> Result<()> {
     }
     identity::write(lab, &nodes, !options.no_balance)?;
 
-    let mut keeper = start_keeper(lab)?;
+    let mut keeper = start_keeper(lab, lock)?;
     let pid = i32::try_from(keeper.id()).context("a pid that is none")?;
     journal.keeper = ProcessId::of(pid);
     journal.write(lab)?;
@@ -94,20 +94,18 @@ fn build(lab: &Lab, mut journal: Journal, options: &Options) -> Result<()> {
     word.write_all(&[KEEP]).context("tell the keeper to stay")
 }
 
-fn start_keeper(lab: &Lab) -> Result<Child> {
-    let open = || {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(lab.keeper_log())
-    };
+fn start_keeper(lab: &Lab, lock: &Lock) -> Result<Child> {
+    let log = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(lab.keeper_log());
     let mut command = Command::new("/proc/self/exe");
     command
         .args(["lab", "--name", &lab.name.to_string(), "internal-keeper"])
         .current_dir("/");
     command.stdin(Stdio::piped());
-    command.stdout(open().context("open the keeper's log")?);
-    command.stderr(open().context("open the keeper's log")?);
+    command.stdout(lock.share()?);
+    command.stderr(log.context("open the keeper's log")?);
     command.spawn().context("start the keeper")
 }
 
@@ -189,6 +187,24 @@ fn find_binaries() -> Result<(PathBuf, PathBuf)> {
         )
     })?;
     Ok((mig, migd))
+}
+
+/// Waits until the migd of a node, which has been started, answers.
+pub(crate) fn await_migd(lab: &Lab, node: NodeId) -> Result<()> {
+    let inits = Inits::read(lab)?;
+    let deadline = Instant::now() + READY;
+    loop {
+        match readiness(lab, &inits, node, false) {
+            Readiness::Answers => return Ok(()),
+            Readiness::NotYet if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Readiness::NotYet => bail!("migd of {node} does not answer within {READY:?}"),
+            Readiness::MigdEnded => {
+                bail!("migd of {node} ended; see {}", lab.node_log(node).display())
+            }
+        }
+    }
 }
 
 /// The ends of all logs, for an error message.
