@@ -8,5 +8,6 @@ pub mod fdinfo;
 pub mod files;
 pub mod load;
 pub mod maps;
+pub mod probe;
 pub mod refusal;
 pub mod stdio;
