@@ -35,6 +35,8 @@ const COUNTER: u64 = DATA + 64;
 /// Offsets of the programs in the code page.
 const COUNT: u64 = 0;
 const SLEEP: u64 = 256;
+const CALL: u64 = 512;
+const VDSO: u64 = 0x4000_0000;
 
 /// Programs with 32-bit absolute addresses, by hand.
 fn code() -> Vec<u8> {
@@ -65,6 +67,12 @@ fn code() -> Vec<u8> {
     sleep.extend([0x0f, 0x05, 0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]);
     let at = SLEEP as usize;
     page[at..at + sleep.len()].copy_from_slice(&sleep);
+    // Calls clock_gettime(MONOTONIC, ..) at the address in r15, then pauses.
+    let mut call = vec![0xbf, 1, 0, 0, 0, 0xbe];
+    call.extend(address(DATA + 144));
+    call.extend([0x41, 0xff, 0xd7, 0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]);
+    let at = CALL as usize;
+    page[at..at + call.len()].copy_from_slice(&call);
     page
 }
 
@@ -295,6 +303,11 @@ fn a_process_goes_on_with_its_registers_and_memory() {
     assert_eq!(word(pid, DATA + 32), u64::from_le_bytes([0xab; 8]));
     let proc = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
     assert_eq!(proc("comm"), "by-hand\n");
+    let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+    assert_eq!(
+        line(&proc("status"), "Cpus_allowed_list:"),
+        line(&own, "Cpus_allowed_list:")
+    );
     assert!(proc("status").contains("Umask:\t0027"));
     assert_eq!(
         proc("maps")
@@ -705,4 +718,54 @@ fn innermost(status: &str, key: &str) -> i32 {
         .unwrap()
         .parse()
         .unwrap()
+}
+
+#[test]
+fn a_foreign_vdso_leads_to_the_one_of_this_kernel() {
+    let (mut code, length) = own_vdso();
+    let clock = libmig::restore::vdso::functions(&code).unwrap()["__vdso_clock_gettime"];
+    let identity = libmig::restore::vdso::build_id(&code).unwrap();
+    // At another build ID the old code must never run: it is made to crash.
+    let at = clock.offset as usize;
+    code[at + 12..at + 32].fill(0xcc);
+    for same in [true, false] {
+        let capsule = Capsule::new();
+        let mut caller = thread(77, CALL);
+        caller.registers[reg::R15] = VDSO + clock.offset;
+        let mut program = live(vec![caller]);
+        program
+            .memory
+            .mappings
+            .push(mapping(VDSO, length / PAGE, 5, Backing::Vdso));
+        let build_id = if same { identity.clone() } else { vec![7; 20] };
+        program.memory.vdso = Some(Vdso {
+            build_id,
+            code: code.clone(),
+        });
+        let image = job(vec![process(77, INIT, 77, INIT, program)]);
+        let complete = restore(&capsule, &image);
+        let pid = host_pid(&complete, 77);
+        complete.release().unwrap();
+        let seconds = until("the clock", || {
+            Some(word(pid, DATA + 144)).filter(|seconds| *seconds != 0)
+        });
+        let expected = image.capsule.clocks.monotonic_ns.cast_unsigned() / 1_000_000_000;
+        assert!(
+            (expected..expected + 5).contains(&seconds),
+            "{seconds}, not {expected}"
+        );
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
+        let vdso = maps.lines().find(|line| line.ends_with("[vdso]")).unwrap();
+        assert_eq!(vdso.starts_with(&format!("{VDSO:x}-")), same, "{maps}");
+    }
+}
+
+/// The vDSO of the test itself, and the length of its mapping.
+fn own_vdso() -> (Vec<u8>, u64) {
+    let own = libmig::sys::HostPid::own();
+    let areas = libmig::inspect::maps::read(own).unwrap();
+    let area = areas.iter().find(|area| area.name == b"[vdso]").unwrap();
+    let mut code = vec![0; area.len() as usize];
+    libmig::sys::process_vm::force_read(own, area.start, &mut code).unwrap();
+    (code, area.len())
 }

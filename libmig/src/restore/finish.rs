@@ -162,6 +162,7 @@ impl Building {
             .map_err(super::error::remote(pid, "let go of injected code"))?;
         for ((task, thread), registers) in threads.iter_mut().zip(&process.threads).zip(registers) {
             load(task, thread, &registers, components)?;
+            self.pin.unpin(task.host(), thread);
         }
         Ok(())
     }

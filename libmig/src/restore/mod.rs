@@ -20,6 +20,7 @@ pub mod husk;
 pub mod layout;
 mod limits;
 mod own_vdso;
+mod pin;
 mod prepare;
 mod process;
 mod remains;

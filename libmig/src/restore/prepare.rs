@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     cgroup::JobGroup,
     error::{RestoreError, host, trace},
+    pin::Pin,
     remains::Remains,
     task::Task,
 };
@@ -45,6 +46,7 @@ pub struct CapsuleRef {
 pub struct Prepared {
     pub(super) remains: Remains,
     pub(super) zygote: Task,
+    pub(super) pin: Pin,
     /// Process group of the zygote, in the capsule.
     pub(super) zygote_group: Pid,
     /// The job's root directory.
@@ -102,7 +104,9 @@ pub fn prepare(capsule: &CapsuleRef) -> Result<Prepared, RestoreError> {
         id: ids.pid,
         stopped,
     };
+    let pin = Pin::both(capsule.zygote);
     Ok(Prepared {
+        pin,
         remains,
         zygote,
         zygote_group: ids.group,

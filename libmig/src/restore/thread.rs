@@ -54,7 +54,7 @@ pub(super) fn clone3(batch: &mut Batch, flags: i32, exit_signal: i32, id: Pid) -
     )
 }
 
-/// Everything of a thread but its registers and mask. `tgid` is its process.
+/// Everything of a thread but its CPUs, registers and mask. `tgid` is its process.
 pub(super) fn identity(batch: &mut Batch, thread: &Thread, tgid: Pid) {
     batch.call(libc::SYS_set_tid_address, &[thread.clear_child_tid.into()]);
     let (head, length) = thread.robust_list;
@@ -122,16 +122,6 @@ fn schedule(batch: &mut Batch, thread: &Thread) {
         libc::SYS_sched_setattr,
         &[0u64.into(), attributes.into(), 0u64.into()],
     );
-    if let Some(cpus) = &thread.affinity {
-        let mask = cpu_mask(cpus);
-        let length = mask.len() as u64;
-        let mask = batch.data(&mask);
-        // A node without these CPUs leaves the thread where it is.
-        batch.attempt(
-            libc::SYS_sched_setaffinity,
-            &[0u64.into(), length.into(), mask.into()],
-        );
-    }
     if thread.io_priority != 0 {
         batch.attempt(
             libc::SYS_ioprio_set,
@@ -145,17 +135,6 @@ fn schedule(batch: &mut Batch, thread: &Thread) {
     if thread.timer_slack_ns != 0 {
         prctl(batch, &[PR_SET_TIMERSLACK, thread.timer_slack_ns]);
     }
-}
-
-/// A cpu_set_t long enough for the CPUs named, 8192 at most.
-fn cpu_mask(cpus: &[u32]) -> Vec<u8> {
-    let mut mask = vec![0u8; 1024];
-    for cpu in cpus {
-        if let Some(byte) = mask.get_mut(*cpu as usize / 8) {
-            *byte |= 1 << (cpu % 8);
-        }
-    }
-    mask
 }
 
 /// Credentials, and what a change of credentials clears. Last of what needs rights.
