@@ -9,19 +9,20 @@
 use std::{cmp::Reverse, collections::BTreeMap, time::Duration};
 
 use super::{
-    CostModel, Decision, Idle, JobName, JobView, Load, NodeName, PeerView, Reason, Refusal,
-    Reservation, Settings, inflow::fits, load::speeds,
+    CostModel, Decision, Idle, JobView, Load, PeerView, Reason, Refusal, Reservation, Settings,
+    inflow::fits, load::speeds,
 };
+use crate::api::{JobId, NodeName};
 
 /// Decides for one node which of its jobs should move.
 #[derive(Debug, Clone)]
 pub struct Balancer {
     settings: Settings,
     cost: CostModel,
-    offered: BTreeMap<JobName, Offered>,
+    offered: BTreeMap<JobId, Offered>,
     settle_until: Duration,
     peers: BTreeMap<NodeName, Backoff>,
-    jobs: BTreeMap<JobName, Backoff>,
+    jobs: BTreeMap<JobId, Backoff>,
     idle: Idle,
 }
 
@@ -112,7 +113,7 @@ impl Balancer {
 
     /// A move from this node has ended well: it carried `bytes` in `elapsed`.
     /// Moves that users ordered teach the cost as well.
-    pub fn finished(&mut self, now: Duration, job: &str, bytes: u64, elapsed: Duration) {
+    pub fn finished(&mut self, now: Duration, job: &JobId, bytes: u64, elapsed: Duration) {
         self.cost.observe(bytes, elapsed);
         self.settle_until = now.saturating_add(self.settings.settle);
         self.jobs.remove(job);
@@ -122,7 +123,7 @@ impl Balancer {
     }
 
     /// A move has failed, and the job runs on here. It is left alone for a while.
-    pub fn failed(&mut self, now: Duration, job: &str) {
+    pub fn failed(&mut self, now: Duration, job: &JobId) {
         self.offered.remove(job);
         let step = self.settings.backoff;
         Backoff::lengthen(&mut self.jobs, job, now, step);
@@ -130,7 +131,7 @@ impl Balancer {
 
     /// The destination refused the reservation. It is left alone for a while:
     /// for longer each time, unless it merely has others on their way.
-    pub fn refused(&mut self, now: Duration, job: &str, why: &Refusal) {
+    pub fn refused(&mut self, now: Duration, job: &JobId, why: &Refusal) {
         let Some(offered) = self.offered.remove(job) else {
             return;
         };
@@ -315,7 +316,12 @@ impl Backoff {
     /// The longest back-off, in steps.
     const LONGEST: u32 = 32;
 
-    fn lengthen(all: &mut BTreeMap<String, Self>, key: &str, now: Duration, step: Duration) {
+    fn lengthen<K: Ord + Clone>(
+        all: &mut BTreeMap<K, Self>,
+        key: &K,
+        now: Duration,
+        step: Duration,
+    ) {
         let failures = all.get(key).map_or(0, |b| b.failures);
         let steps = 1_u32
             .checked_shl(failures)
@@ -324,10 +330,10 @@ impl Backoff {
             until: now.saturating_add(step.saturating_mul(steps)),
             failures: failures.saturating_add(1),
         };
-        all.insert(key.to_owned(), backoff);
+        all.insert(key.clone(), backoff);
     }
 
-    fn holds(all: &BTreeMap<String, Self>, key: &str, now: Duration) -> bool {
+    fn holds<K: Ord>(all: &BTreeMap<K, Self>, key: &K, now: Duration) -> bool {
         all.get(key).is_some_and(|backoff| now < backoff.until)
     }
 }

@@ -9,13 +9,14 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{JobName, Load, Settings, cost::as_f64, load::speeds};
+use super::{Load, Settings, cost::as_f64, load::speeds};
+use crate::api::JobId;
 
 /// What a source asks of a destination before it starts a move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Reservation {
     /// Which job.
-    pub job: JobName,
+    pub job: JobId,
     /// Tasks that it keeps runnable.
     pub runnable: f64,
     /// Bytes of memory that it will need.
@@ -38,7 +39,7 @@ pub enum Refusal {
     Nonsense,
     /// The job is already on its way here.
     #[error("job {0} is already on its way")]
-    Twice(JobName),
+    Twice(JobId),
     /// As many jobs as allowed are on their way.
     #[error("{0} jobs are on their way already")]
     Full(usize),
@@ -63,7 +64,7 @@ pub enum Refusal {
 /// Jobs that are on their way to this node.
 #[derive(Debug, Clone, Default)]
 pub struct Inflow {
-    expected: BTreeMap<JobName, Expected>,
+    expected: BTreeMap<JobId, Expected>,
 }
 
 #[derive(Debug, Clone)]
@@ -124,7 +125,7 @@ impl Inflow {
 
     /// The move has really begun: the reservation holds until it ends, however
     /// long that takes (`limit` bounds it all the same).
-    pub fn begun(&mut self, now: Duration, job: &str, limit: Duration) {
+    pub fn begun(&mut self, now: Duration, job: &JobId, limit: Duration) {
         if let Some(expected) = self.expected.get_mut(job) {
             expected.forget_at = now.saturating_add(limit);
         }
@@ -132,7 +133,7 @@ impl Inflow {
 
     /// The job runs here. It goes on counting as on its way until the load
     /// meter has seen it for a whole period.
-    pub fn arrived(&mut self, now: Duration, settings: &Settings, job: &str) {
+    pub fn arrived(&mut self, now: Duration, settings: &Settings, job: &JobId) {
         if let Some(expected) = self.expected.get_mut(job) {
             expected.arrived = true;
             expected.forget_at = now.saturating_add(settings.settle);
@@ -140,7 +141,7 @@ impl Inflow {
     }
 
     /// The job does not come after all.
-    pub fn cancelled(&mut self, job: &str) {
+    pub fn cancelled(&mut self, job: &JobId) {
         self.expected.remove(job);
     }
 
@@ -205,6 +206,10 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
+    fn id(home: &str) -> JobId {
+        format!("{home}-1").parse().unwrap()
+    }
+
     fn idle() -> Load {
         Load {
             runnable: 0.0,
@@ -221,7 +226,7 @@ mod tests {
 
     fn ask(job: &str) -> Reservation {
         Reservation {
-            job: job.into(),
+            job: id(job),
             runnable: 1.0,
             memory: GIB,
             source_pressure: 4.0,
@@ -241,9 +246,9 @@ mod tests {
         assert_eq!(inflow.runnable(at(0)), 1.0);
         let full = Err(Refusal::Full(1));
         assert_eq!(inflow.reserve(at(1), &settings, &idle(), &ask("b")), full);
-        inflow.begun(at(1), "a", at(3600));
+        inflow.begun(at(1), &id("a"), at(3600));
         assert_eq!(inflow.reserve(at(90), &settings, &idle(), &ask("b")), full);
-        inflow.arrived(at(90), &settings, "a");
+        inflow.arrived(at(90), &settings, &id("a"));
         assert_eq!(inflow.reserve(at(91), &settings, &idle(), &ask("b")), full);
         assert_eq!(inflow.runnable(at(91)), 1.0);
         assert_eq!(
@@ -259,7 +264,7 @@ mod tests {
         inflow
             .reserve(at(0), &settings, &idle(), &ask("a"))
             .unwrap();
-        inflow.cancelled("a");
+        inflow.cancelled(&id("a"));
         inflow
             .reserve(at(0), &settings, &idle(), &ask("b"))
             .unwrap();
@@ -309,7 +314,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             inflow.reserve(at(0), &settings, &idle(), &ask("a")),
-            Err(Refusal::Twice("a".into()))
+            Err(Refusal::Twice(id("a")))
         );
     }
 
@@ -327,7 +332,7 @@ mod tests {
         let mut big = ask("a");
         big.memory = 4 * GIB;
         inflow.reserve(at(0), &settings, &roomy, &big).unwrap();
-        big.job = "b".into();
+        big.job = id("b");
         assert!(matches!(
             inflow.reserve(at(0), &settings, &roomy, &big),
             Err(Refusal::Memory { .. })

@@ -47,17 +47,13 @@ pub use settings::Settings;
 
 use std::time::Duration;
 
-/// A node, by its name in the cluster.
-pub type NodeName = String;
-
-/// A job, by its ID as text, for example `n1-7`.
-pub type JobName = String;
+use crate::api::{JobId, NodeName};
 
 /// One job of this node, as the balancer sees it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JobView {
     /// Which job.
-    pub id: JobName,
+    pub id: JobId,
     /// CPU time that all its processes have consumed since it was started, on
     /// every node that it has been on. This is the age of Harchol-Balter and
     /// Downey: half of the jobs that have used a seconds will use a more.

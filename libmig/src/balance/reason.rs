@@ -5,13 +5,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{JobName, NodeName, Reservation};
+use super::Reservation;
+use crate::api::{JobId, NodeName};
 
 /// One job that is to move.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
     /// Which job.
-    pub job: JobName,
+    pub job: JobId,
     /// Where it should go.
     pub to: NodeName,
     /// To be asked of `to` before anything is frozen. It may refuse; that is

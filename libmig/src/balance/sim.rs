@@ -5,12 +5,13 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Balancer, Inflow, JobView, Load, LoadMeter, PeerView, Settings};
+use crate::api::{JobId, NodeName};
 
 const TICK: Duration = Duration::from_millis(250);
 const GIB: u64 = 1 << 30;
 
 struct Node {
-    name: String,
+    name: NodeName,
     cores: u32,
     meter: LoadMeter,
     balancer: Balancer,
@@ -41,6 +42,14 @@ struct Sim {
     refusals: usize,
 }
 
+/// The job with this index.
+fn id(index: usize) -> JobId {
+    JobId {
+        home: "home".parse().unwrap(),
+        number: u64::try_from(index).unwrap(),
+    }
+}
+
 impl Sim {
     fn new(cores: &[u32], jobs: &[(usize, u64)], seed: u64) -> Self {
         let mut sim = Self {
@@ -55,7 +64,7 @@ impl Sim {
         for (index, cores) in cores.iter().enumerate() {
             let phase = u32::try_from(sim.next() % 4).unwrap();
             sim.nodes.push(Node {
-                name: format!("n{index}"),
+                name: format!("n{index}").parse().unwrap(),
                 cores: *cores,
                 meter: LoadMeter::new(),
                 balancer: Balancer::new(Settings::default()),
@@ -127,7 +136,7 @@ impl Sim {
             let from = std::mem::replace(&mut job.at, to);
             job.moving = None;
             job.arrived = self.now;
-            let name = format!("j{index}");
+            let name = id(index);
             let source = &mut self.nodes[from].balancer;
             source.finished(self.now, &name, 64 << 20, ends - began);
             let settings = source.settings().clone();
@@ -208,7 +217,7 @@ impl Sim {
             let inflow = &mut self.nodes[to].inflow;
             match inflow.reserve(now, &settings, &theirs, &decision.reservation) {
                 Ok(()) => {
-                    let job: usize = decision.job[1..].parse().unwrap();
+                    let job: usize = usize::try_from(decision.job.number).unwrap();
                     let takes = Duration::from_millis(100 + self.next() % 1900);
                     self.jobs[job].moving = Some((to, now, now + takes));
                 }
@@ -223,7 +232,7 @@ impl Sim {
     fn views(&self, node: usize) -> Vec<JobView> {
         let here = |(_, job): &(usize, &Job)| job.at == node;
         let view = |(index, job): (usize, &Job)| JobView {
-            id: format!("j{index}"),
+            id: id(index),
             cpu: job.cpu,
             runnable: f64::from(u32::try_from(job.busy).unwrap()) / 1000.0,
             memory: 64 << 20,

@@ -23,9 +23,13 @@ fn load(runnable: f64) -> Load {
     }
 }
 
-fn job(id: &str, cpu: u64) -> JobView {
+fn id(home: &str) -> JobId {
+    format!("{home}-1").parse().unwrap()
+}
+
+fn job(name: &str, cpu: u64) -> JobView {
     JobView {
-        id: id.into(),
+        id: id(name),
         cpu: Duration::from_secs(cpu),
         runnable: 1.0,
         memory: 1 << 20,
@@ -38,7 +42,7 @@ fn job(id: &str, cpu: u64) -> JobView {
 
 fn peer(node: &str, runnable: f64) -> PeerView {
     PeerView {
-        node: node.into(),
+        node: node.parse().unwrap(),
         load: load(runnable),
         received_at: NOW,
     }
@@ -61,7 +65,7 @@ fn ask(own: &Load, jobs: &[JobView], peers: &[PeerView]) -> Result<(String, Stri
     let decisions = balancer.decide(NOW, own, jobs, peers, &mut rng(1));
     match decisions.as_slice() {
         [] => Err(balancer.idle()),
-        [one] => Ok((one.job.clone(), one.to.clone())),
+        [one] => Ok((one.job.home.to_string(), one.to.to_string())),
         _ => panic!("more than one outgoing move: {decisions:?}"),
     }
 }
@@ -242,7 +246,7 @@ fn one_move_at_a_time_and_a_pause_after_it() {
     jobs[0].running_moves = 1;
     assert_eq!(ask(&mut balancer, NOW + 100 * second, &jobs), 0);
     jobs.remove(0);
-    balancer.finished(NOW + 100 * second, "a", 1 << 20, second / 10);
+    balancer.finished(NOW + 100 * second, &id("a"), 1 << 20, second / 10);
     assert_eq!(ask(&mut balancer, NOW + 101 * second, &jobs), 0);
     assert_eq!(balancer.idle(), Idle::Settling);
     assert_eq!(ask(&mut balancer, NOW + 102 * second, &jobs), 1);
@@ -411,7 +415,7 @@ fn any_load(random: &mut impl FnMut() -> u64) -> Load {
 
 fn any_job(n: u64, random: &mut impl FnMut() -> u64) -> JobView {
     JobView {
-        id: format!("j{n}"),
+        id: id(&format!("j{n}")),
         cpu: Duration::from_millis(any_of(&[0, 100, 10_000, 100_000, 10_000_000], random)),
         runnable: any_of(&[0.0, 0.5, 1.0, 1.0, 8.0, f64::INFINITY], random),
         memory: any_of(&[0, 1 << 20, 1 << 24, GIB, 90 * GIB, u64::MAX], random),
@@ -427,7 +431,7 @@ fn any_job(n: u64, random: &mut impl FnMut() -> u64) -> JobView {
 
 fn any_peer(n: u64, random: &mut impl FnMut() -> u64) -> PeerView {
     PeerView {
-        node: format!("n{n}"),
+        node: format!("n{n}").parse().unwrap(),
         load: any_load(random),
         received_at: NOW - Duration::from_millis(random() % 2000),
     }
