@@ -176,7 +176,11 @@ fn files_are_of_a_size_to_be_read() {
     complain("too long: split it, or argue in LONG", |file| {
         let lines = file.lines_without_tests();
         let argued = LONG.iter().any(|(path, _)| *path == file.path);
-        let limit = if argued { TOO_LONG_FROM } else { LONG_FROM };
+        let limit = if argued || file.is_a_test() {
+            TOO_LONG_FROM
+        } else {
+            LONG_FROM
+        };
         let text = format!("{lines} lines");
         Some(
             (lines > limit)

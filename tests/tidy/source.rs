@@ -126,6 +126,11 @@ impl File {
             .collect()
     }
 
+    /// Whether the whole file is tests: `tests.rs`, or below a member's `tests/`.
+    pub(crate) fn is_a_test(&self) -> bool {
+        self.path.ends_with("tests.rs") || self.path.contains("/tests/")
+    }
+
     /// How many lines come before the tests that stand in the same file.
     pub(crate) fn lines_without_tests(&self) -> usize {
         let tests = |pair: &[String]| pair[0] == "#[cfg(test)]" && pair[1].ends_with('{');
