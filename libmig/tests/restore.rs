@@ -36,6 +36,7 @@ const COUNTER: u64 = DATA + 64;
 const COUNT: u64 = 0;
 const SLEEP: u64 = 256;
 const CALL: u64 = 512;
+const WAIT: u64 = 768;
 const VDSO: u64 = 0x4000_0000;
 
 /// Programs with 32-bit absolute addresses, by hand.
@@ -73,6 +74,22 @@ fn code() -> Vec<u8> {
     call.extend([0x41, 0xff, 0xd7, 0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]);
     let at = CALL as usize;
     page[at..at + call.len()].copy_from_slice(&call);
+    // wait4(-1, NULL, WNOHANG | WUNTRACED, NULL): writes rax down over a 7.
+    let mut wait = vec![0x48, 0xc7, 0x04, 0x25];
+    wait.extend(address(DATA + 128));
+    wait.extend(7u32.to_le_bytes());
+    wait.extend([
+        0xb8, 61, 0, 0, 0, 0x48, 0xc7, 0xc7, 0xff, 0xff, 0xff, 0xff, 0x31, 0xf6,
+    ]);
+    wait.extend([
+        0xba, 3, 0, 0, 0, 0x4d, 0x31, 0xd2, 0x0f, 0x05, 0x48, 0x89, 0x04, 0x25,
+    ]);
+    wait.extend(address(DATA + 128));
+    wait.extend([0x48, 0xff, 0x04, 0x25]); // inc: a 1 says that it has been here
+    wait.extend(address(DATA + 136));
+    wait.extend([0xb8, 34, 0, 0, 0, 0x0f, 0x05, 0xeb, 0xf7]);
+    let at = WAIT as usize;
+    page[at..at + wait.len()].copy_from_slice(&wait);
     page
 }
 
@@ -635,6 +652,31 @@ fn a_stopped_process_stays_stopped() {
     until("the program", || {
         (word(pid, COUNTER) > before + 1000).then_some(())
     });
+}
+
+#[test]
+fn a_parent_does_not_hear_of_a_stop_twice() {
+    let capsule = Capsule::new();
+    let mut stopped = live(vec![thread(78, COUNT), thread(79, COUNT)]);
+    stopped.stopped = Some(libc::SIGSTOP);
+    let image = job(vec![
+        process(77, INIT, 77, INIT, live(vec![thread(77, WAIT)])),
+        process(78, 77, 78, INIT, stopped),
+    ]);
+    let complete = restore(&capsule, &image);
+    let (parent, child) = (host_pid(&complete, 77), host_pid(&complete, 78));
+    assert_eq!(line(&status(parent), "ShdPnd:"), "0000000000000000");
+    complete.release().unwrap();
+    until("the parent", || {
+        (word(parent, DATA + 136) == 1).then_some(())
+    });
+    assert_eq!(word(parent, DATA + 128), 0, "no child has a new status");
+    until("the stop", || {
+        line(&status(child), "State:")
+            .starts_with('T')
+            .then_some(())
+    });
+    assert_eq!(word(child, COUNTER), 0);
 }
 
 #[test]

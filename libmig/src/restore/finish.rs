@@ -9,13 +9,13 @@ use super::{
     error::{RestoreError, host, trace},
     hold::{self, Complete},
     limits, process, sleep,
-    task::Task,
+    task::{self, Task},
     thread,
     xstate::{self, Component},
 };
 use crate::{
     api::Obstacle,
-    image::{JobImage, LiveProcess, Pid, Registers, Thread},
+    image::{JobImage, LiveProcess, Pid, Process, ProcessKind, Registers, Thread},
     sys::{
         HostPid,
         remote::{Batch, Foothold},
@@ -41,19 +41,15 @@ impl Building {
             tree.insert(pid, threads);
         }
         self.shared.seal(&image.shared)?;
+        let components = xstate::components();
         // Children first: a parent forgets the SIGCHLDs that they caused.
         for (pid, process) in live(&image.processes).collect::<Vec<_>>().into_iter().rev() {
             let threads = tree
                 .get_mut(&pid)
                 .expect("every live process has been furnished");
-            self.identify(pid, process, threads)?;
+            let stopped = stopped_children(image, pid, process);
+            self.identify(pid, process, threads, &stopped)?;
             outside(pid, process, threads[0].host());
-        }
-        let components = xstate::components();
-        for (pid, process) in live(&image.processes) {
-            let threads = tree
-                .get_mut(&pid)
-                .expect("every live process has been furnished");
             self.depart(pid, process, threads, &components)?;
         }
         let Self {
@@ -62,7 +58,7 @@ impl Building {
             zygote,
             ..
         } = self;
-        hold::hold(remains, &group, &zygote, tree, image)
+        hold::hold(remains, &group, &zygote, tree)
     }
 
     /// Everything that threads share, and the threads themselves.
@@ -114,6 +110,7 @@ impl Building {
         pid: Pid,
         process: &LiveProcess,
         threads: &mut Threads,
+        stopped_children: &[Pid],
     ) -> Result<(), RestoreError> {
         const STEP: &str = "take its identity";
         let pairs = threads.iter_mut().zip(&process.threads);
@@ -125,6 +122,7 @@ impl Building {
         }
         let mut batch = Batch::new();
         let leader = &process.threads[0];
+        process::notice_stops(&mut batch, stopped_children);
         process::pending(&mut batch, &process.pending);
         thread::identity(&mut batch, leader, pid);
         process::make_timers(&mut batch, &process.timers, self.exact_timers);
@@ -160,6 +158,9 @@ impl Building {
         self.injector
             .remove(&mut threads[0].stopped, Foothold::Syscall(call))
             .map_err(super::error::remote(pid, "let go of injected code"))?;
+        if process.stopped.is_some() {
+            task::stop(threads)?;
+        }
         for ((task, thread), registers) in threads.iter_mut().zip(&process.threads).zip(registers) {
             load(task, thread, &registers, components)?;
             self.pin.unpin(task.host(), thread);
@@ -216,6 +217,22 @@ fn outside(pid: Pid, process: &LiveProcess, host: HostPid) {
         "oom_score_adj",
         &process.oom_score_adj.to_string(),
     );
+}
+
+/// Children whose stop the parent has waited for already. As long as its
+/// SIGCHLD is pending, it has not.
+fn stopped_children(image: &JobImage, pid: Pid, process: &LiveProcess) -> Vec<Pid> {
+    let mut pending = process
+        .pending
+        .iter()
+        .chain(process.threads.iter().flat_map(|thread| &thread.pending));
+    if pending.any(|signal| process::signal_number(signal) == libc::SIGCHLD) {
+        return Vec::new();
+    }
+    let children = image.processes.iter().filter(|child| child.ppid == pid);
+    let stopped =
+        |child: &&Process| matches!(&child.kind, ProcessKind::Live(live) if live.stopped.is_some());
+    children.filter(stopped).map(|child| child.pid).collect()
 }
 
 fn check(pid: Pid, process: &LiveProcess) -> Result<(), Obstacle> {

@@ -10,7 +10,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    image::{JobImage, Pid},
+    image::Pid,
     sys::{
         HostPid,
         ptrace::{self, Options, Waited},
@@ -63,7 +63,6 @@ pub(super) fn hold(
     group: &JobGroup,
     zygote: &Task,
     tree: BTreeMap<Pid, Threads>,
-    image: &JobImage,
 ) -> Result<Complete, RestoreError> {
     dismiss(zygote)?;
     remains.forget(zygote.host());
@@ -74,7 +73,6 @@ pub(super) fn hold(
         .iter()
         .map(|(pid, threads)| (*pid, threads[0].host()))
         .collect();
-    stop_again(image, &processes)?;
     for task in tree.into_values().flatten() {
         let Task { id, mut stopped } = task;
         stopped
@@ -87,18 +85,6 @@ pub(super) fn hold(
         group: group.clone(),
         processes,
     })
-}
-
-/// Job control: who was stopped finds a stop signal when it is thawed.
-fn stop_again(image: &JobImage, processes: &[(Pid, HostPid)]) -> Result<(), RestoreError> {
-    for (pid, process) in super::build::live(&image.processes) {
-        let found = processes.iter().find(|(known, _)| *known == pid);
-        if let (Some(_), Some((_, task))) = (process.stopped, found) {
-            nix::sys::signal::kill((*task).into(), nix::sys::signal::Signal::SIGSTOP)
-                .map_err(host(format!("stop pid {pid}")))?;
-        }
-    }
-    Ok(())
 }
 
 fn dismiss(zygote: &Task) -> Result<(), RestoreError> {

@@ -2,7 +2,7 @@
 //! share: signal actions, directories, attributes, timers.
 
 use crate::{
-    image::{IntervalTimer, LiveProcess, PosixTimer, SigInfo, SignalAction},
+    image::{IntervalTimer, LiveProcess, Pid, PosixTimer, SigInfo, SignalAction},
     sys::remote::{Arg, Batch},
 };
 
@@ -73,14 +73,32 @@ pub(super) fn pending(batch: &mut Batch, signals: &[SigInfo]) {
     }
 }
 
-/// si_signo.
+/// Waits for the stops of these children: the program had done so before.
+pub(super) fn notice_stops(batch: &mut Batch, children: &[Pid]) {
+    let options = libc::WSTOPPED | libc::WNOHANG;
+    for child in children {
+        let who = [
+            libc::P_PID.into(),
+            (*child).into(),
+            0u64.into(),
+            options.into(),
+            0u64.into(),
+        ];
+        batch.attempt(libc::SYS_waitid, &who);
+    }
+}
+
+/// si_signo, as an argument.
 pub(super) fn number_of(signal: &SigInfo) -> Arg {
-    Arg::from(
-        signal
-            .0
-            .first_chunk()
-            .map_or(0, |bytes| i32::from_le_bytes(*bytes)),
-    )
+    Arg::from(signal_number(signal))
+}
+
+/// si_signo.
+pub(super) fn signal_number(signal: &SigInfo) -> i32 {
+    signal
+        .0
+        .first_chunk()
+        .map_or(0, |bytes| i32::from_le_bytes(*bytes))
 }
 
 /// Makes the POSIX timers, disarmed; `exact` when the kernel takes IDs.

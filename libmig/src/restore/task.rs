@@ -1,12 +1,14 @@
 //! A process or thread that is being made: in a ptrace stop, ready to execute
 //! batches.
 
+use nix::sys::signal::Signal;
+
 use super::error::{RestoreError, remote, trace};
 use crate::{
     image::Pid,
     sys::{
         HostPid,
-        ptrace::{self, PtraceError, Stopped, Waited, reg},
+        ptrace::{self, Event, PtraceError, Stopped, Waited, reg},
         remote::{Batch, Injector, RemoteError, Results},
     },
 };
@@ -71,14 +73,14 @@ impl Task {
     /// Dies by a signal of its default action.
     pub(super) fn die(&mut self, signal: i32) -> Result<(), RestoreError> {
         let failed = || trace(self.id, "ended by a signal");
-        let number = nix::sys::signal::Signal::try_from(signal).ok();
+        let number = Signal::try_from(signal).ok();
         self.stopped.set_sigmask(0).map_err(failed())?;
         nix::sys::signal::kill(self.host().into(), number)
             .map_err(super::error::host(format!("signal pid {}", self.id)))?;
         // The stop before delivery first; SIGKILL has none.
         loop {
             match self.stopped.cont_wait(0) {
-                Ok(ptrace::Event::Signal(found)) if found == signal => break,
+                Ok(Event::Signal(found)) if found == signal => break,
                 Ok(_) => {}
                 Err(PtraceError::Gone { .. }) => return Ok(()),
                 Err(error) => return Err(failed()(error)),
@@ -91,6 +93,19 @@ impl Task {
                 thread: self.host(),
             })),
         }
+    }
+
+    /// Lets it run to a stop that satisfies `wanted`.
+    fn cont_until(
+        &mut self,
+        signal: i32,
+        wanted: impl Fn(Event) -> bool,
+    ) -> Result<(), PtraceError> {
+        let mut event = self.stopped.cont_wait(signal)?;
+        while !wanted(event) {
+            event = self.stopped.cont_wait(0)?;
+        }
+        Ok(())
     }
 
     /// Registers for a system call at `instruction`, as the task itself would make it.
@@ -110,4 +125,28 @@ impl Task {
         registers[reg::RIP] = instruction;
         self.stopped.set_registers(&registers)
     }
+}
+
+/// Job control: stops a process by SIGSTOP, all of its threads. Nothing else
+/// can come in between, their masks are full. Its parent hears of it.
+pub(super) fn stop(threads: &mut [Task]) -> Result<(), RestoreError> {
+    let Some((leader, others)) = threads.split_first_mut() else {
+        return Ok(());
+    };
+    let id = leader.id;
+    nix::sys::signal::kill(leader.host().into(), Signal::SIGSTOP)
+        .map_err(super::error::host(format!("stop pid {id}")))?;
+    leader
+        .cont_until(0, |event| event == Event::Signal(libc::SIGSTOP))
+        .map_err(trace(id, "stopped"))?;
+    let group_stop = |event| matches!(event, Event::GroupStop(_));
+    leader
+        .cont_until(libc::SIGSTOP, group_stop)
+        .map_err(trace(id, "stopped"))?;
+    for thread in others {
+        thread
+            .cont_until(0, group_stop)
+            .map_err(trace(thread.id, "stopped"))?;
+    }
+    Ok(())
 }
