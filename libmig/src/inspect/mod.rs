@@ -9,5 +9,8 @@ pub mod files;
 pub mod load;
 pub mod maps;
 pub mod probe;
+pub mod process;
 pub mod refusal;
+pub mod smaps;
 pub mod stdio;
+pub mod timers;

@@ -64,3 +64,12 @@ pub fn signal_frame() -> u64 {
     // SAFETY: reads a number from the auxiliary vector.
     unsafe { libc::getauxval(AT_MINSIGSTKSZ) }
 }
+
+/// Offset and size in bytes of a component (2 to 62) in the standard format of
+/// the XSAVE area; `None` when this CPU has no such component.
+#[must_use]
+pub fn xsave_component(component: u32) -> Option<(usize, usize)> {
+    let [size, offset, ..] = leaf(0xd, component);
+    let (size, offset) = (usize::try_from(size).ok()?, usize::try_from(offset).ok()?);
+    (size > 0 && offset > 0).then_some((offset, size))
+}

@@ -6,11 +6,13 @@ pub mod clone;
 pub mod close_range;
 pub mod cpuid;
 pub mod descriptor;
+pub mod pagemap;
 mod pid;
 pub mod probe;
 pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
+pub mod sched;
 pub mod tty;
 
 pub use pid::HostPid;

@@ -1,0 +1,105 @@
+//! PAGEMAP_SCAN (Linux 6.7): which pages of a process are there, in what way.
+
+use std::{fs::File, io, os::fd::AsRawFd};
+
+/// PAGE_IS_FILE: file-mapped or shared; a private copy is not.
+pub const FILE: u64 = 1 << 2;
+/// PAGE_IS_PRESENT.
+pub const PRESENT: u64 = 1 << 3;
+/// PAGE_IS_SWAPPED.
+pub const SWAPPED: u64 = 1 << 4;
+/// PAGE_IS_PFNZERO: the zero page.
+pub const PFNZERO: u64 = 1 << 5;
+/// PAGE_IS_GUARD (Linux 6.15): MADV_GUARD_INSTALL.
+pub const GUARD: u64 = 1 << 8;
+
+/// _IOWR('f', 16, struct pm_scan_arg).
+const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
+const BATCH: usize = 1024;
+
+/// struct pm_scan_arg.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArgument {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// A run of pages of the same categories (struct page_region).
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Region {
+    /// First address.
+    pub start: u64,
+    /// One past the last.
+    pub end: u64,
+    /// Categories out of those asked for.
+    pub categories: u64,
+}
+
+/// Opens `/proc/PID/pagemap`.
+///
+/// # Errors
+/// Without the right to trace the process.
+pub fn open(pid: super::HostPid) -> io::Result<File> {
+    File::open(format!("/proc/{pid}/pagemap"))
+}
+
+/// The pages of `start..end` that have one of the categories `any`, with
+/// their categories out of `returned`.
+///
+/// # Errors
+/// EINVAL for a category that this kernel does not know; ESRCH when the process is gone.
+pub fn scan(
+    pagemap: &File,
+    start: u64,
+    end: u64,
+    any: u64,
+    returned: u64,
+) -> io::Result<Vec<Region>> {
+    let mut found: Vec<Region> = Vec::new();
+    let mut from = start;
+    loop {
+        let mut regions = [Region::default(); BATCH];
+        let mut argument = ScanArgument {
+            size: size_of::<ScanArgument>() as u64,
+            start: from,
+            end,
+            vec: regions.as_mut_ptr().expose_provenance() as u64,
+            vec_len: BATCH as u64,
+            category_anyof_mask: any,
+            return_mask: returned,
+            ..ScanArgument::default()
+        };
+        // SAFETY: the kernel reads and writes `argument`, and writes at most
+        // `vec_len` regions to `regions`; both outlive the call.
+        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
+        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        for region in regions.iter().take(count) {
+            // What was reported already may come once more.
+            let floor = found.last().map_or(start, |last| last.end);
+            if region.end > floor {
+                found.push(Region {
+                    start: region.start.max(floor),
+                    ..*region
+                });
+            }
+        }
+        // Not `walk_end == end`: it stays behind although the walk is complete
+        // when the kernel's own buffer was flushed in between.
+        if count < BATCH || argument.walk_end >= end {
+            return Ok(found);
+        }
+        from = argument.walk_end;
+    }
+}
