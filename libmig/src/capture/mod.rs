@@ -1,7 +1,23 @@
 //! A live process tree -> an image.
 
+mod error;
+mod freeze;
+mod hold;
+mod interrupted;
+mod job;
+mod memory;
+mod names;
+mod pages;
+mod process;
+mod query;
 mod shared;
+mod sleep;
+mod thread;
 
+pub use error::CaptureError;
+pub use freeze::{Frozen, freeze};
+pub use hold::{hold, unhold};
+pub use job::{Captured, LiveSource, Tables};
 pub use shared::{SharedError, SharedRegistry};
 
 use std::io;

@@ -7,6 +7,7 @@ pub mod fd;
 pub mod fdinfo;
 pub mod files;
 pub mod load;
+pub mod mapping_rules;
 pub mod maps;
 pub mod probe;
 pub mod process;

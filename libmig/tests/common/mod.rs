@@ -34,6 +34,15 @@ impl Victim {
         victim
     }
 
+    /// As [`Self::start`], below a process that stands for the capsule's init.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn start_below_init(name: &str, args: &[&str]) -> Self {
+        let program = compile(name);
+        let mut arguments = vec![program.to_str().unwrap()];
+        arguments.extend(args);
+        Self::start("init", &arguments)
+    }
+
     pub(crate) fn pid(&self) -> HostPid {
         HostPid::new(self.child.id().try_into().unwrap())
     }

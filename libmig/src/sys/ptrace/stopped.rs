@@ -307,6 +307,15 @@ impl Stopped {
         request::detach(self.thread, 0)
     }
 
+    /// As [`Stopped::detach`] from a signal-delivery stop, delivering the signal.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn detach_with(mut self, signal: i32) -> Result<(), PtraceError> {
+        self.on_drop = OnDrop::Leave;
+        request::detach(self.thread, signal)
+    }
+
     /// Puts back what [`Stopped::guard`] recorded, and detaches.
     ///
     /// # Errors

@@ -1,0 +1,141 @@
+//! What a ptrace stop itself does to a thread, and how it is made good: system
+//! calls that leak EINTR, restartable sequences, restart blocks.
+
+use crate::{
+    image::Registers,
+    sys::{
+        HostPid, process_vm,
+        ptrace::{RseqConfiguration, reg},
+        remote::foothold::{ERESTART_RESTARTBLOCK, ERESTARTNOHAND},
+    },
+};
+
+/// System calls that fail with EINTR when any stop interrupts their wait, and
+/// that can be made again with the same arguments: nothing has happened yet.
+/// (Not close: after EINTR the descriptor is gone all the same.)
+const LEAKS_EINTR: [i64; 22] = [
+    libc::SYS_epoll_wait,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_semop,
+    libc::SYS_semtimedop,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_io_getevents,
+    333, // io_pgetevents
+    libc::SYS_io_uring_enter,
+    // Sockets with SO_RCVTIMEO or SO_SNDTIMEO:
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_recvmmsg,
+    libc::SYS_accept,
+    libc::SYS_accept4,
+    libc::SYS_write,
+    libc::SYS_writev,
+    libc::SYS_sendto,
+    libc::SYS_sendmsg,
+    libc::SYS_sendmmsg,
+    libc::SYS_msgrcv,
+];
+
+/// The registers that the thread would have without our stop. With -514 the
+/// kernel's own rule decides: the call fails with EINTR if a handler runs, and
+/// is made again if not.
+pub(super) fn amended(
+    registers: &Registers,
+    rseq_abort: impl FnOnce() -> Option<u64>,
+) -> Registers {
+    let mut amended = *registers;
+    if let Some(abort) = rseq_abort() {
+        // What the kernel does to every sequence that was interrupted.
+        amended[reg::RIP] = abort;
+    }
+    let leaked = registers[reg::RAX].cast_signed() == -i64::from(libc::EINTR)
+        && LEAKS_EINTR.contains(&registers[reg::ORIG_RAX].cast_signed());
+    if leaked {
+        amended[reg::RAX] = (-ERESTARTNOHAND).cast_unsigned();
+    }
+    amended
+}
+
+/// The registers for another kernel: a restart block stays behind, and the
+/// call that it belongs to is made again.
+pub(super) fn portable(registers: &Registers) -> Registers {
+    let mut portable = *registers;
+    if has_restart_block(registers) {
+        portable[reg::RAX] = (-ERESTARTNOHAND).cast_unsigned();
+    }
+    portable
+}
+
+/// Whether the kernel holds the deadline of an interrupted system call.
+pub(super) fn has_restart_block(registers: &Registers) -> bool {
+    registers[reg::ORIG_RAX].cast_signed() >= 0
+        && registers[reg::RAX].cast_signed() == -ERESTART_RESTARTBLOCK
+}
+
+/// The abort address of the restartable sequence that the thread is in, if it
+/// is in one. To be asked before the thread runs anything: the kernel forgets
+/// the sequence on the way to user mode.
+pub(super) fn rseq_abort(
+    thread: HostPid,
+    rseq: &RseqConfiguration,
+    registers: &Registers,
+) -> Option<u64> {
+    const POINTER: u64 = 8;
+    if rseq.address == 0 {
+        return None;
+    }
+    let mut pointer = [0; 8];
+    process_vm::read_exact(thread, rseq.address + POINTER, &mut pointer).ok()?;
+    let descriptor = u64::from_le_bytes(pointer);
+    if descriptor == 0 {
+        return None;
+    }
+    // struct rseq_cs: version, flags, start_ip, post_commit_offset, abort_ip.
+    let mut words = [[0u8; 8]; 4];
+    process_vm::read_exact(thread, descriptor, words.as_flattened_mut()).ok()?;
+    let [version_and_flags, start, length, abort] = words.map(u64::from_le_bytes);
+    let inside = registers[reg::RIP].wrapping_sub(start) < length;
+    (version_and_flags == 0 && inside).then_some(abort)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stopped_in(number: i64, rax: i64) -> Registers {
+        let mut registers = [0; 27];
+        registers[reg::ORIG_RAX] = number.cast_unsigned();
+        registers[reg::RAX] = rax.cast_unsigned();
+        registers[reg::RIP] = 0x1000;
+        registers
+    }
+
+    #[test]
+    fn a_leaked_eintr_is_left_to_the_kernel() {
+        let registers = amended(&stopped_in(libc::SYS_epoll_wait, -4), || None);
+        assert_eq!(registers[reg::RAX].cast_signed(), -514);
+        let close = stopped_in(libc::SYS_close, -4);
+        assert_eq!(amended(&close, || None), close);
+        let outside = stopped_in(-1, -4);
+        assert_eq!(amended(&outside, || None), outside);
+    }
+
+    #[test]
+    fn an_interrupted_sequence_is_aborted() {
+        assert_eq!(
+            amended(&stopped_in(-1, 0), || Some(0x2000))[reg::RIP],
+            0x2000
+        );
+    }
+
+    #[test]
+    fn restart_blocks_do_not_travel() {
+        let sleeping = stopped_in(libc::SYS_nanosleep, -516);
+        assert!(has_restart_block(&sleeping));
+        assert_eq!(portable(&sleeping)[reg::RAX].cast_signed(), -514);
+        assert_eq!(amended(&sleeping, || None), sleeping);
+    }
+}

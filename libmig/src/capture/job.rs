@@ -1,0 +1,199 @@
+//! A frozen tree -> [`JobImage`].
+
+use std::{
+    fs,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::process::{Pid as RustixPid, PidfdFlags, pidfd_open};
+
+use super::{
+    CaptureError, Frozen, SharedRegistry,
+    process::{self, Context},
+    thread,
+};
+use crate::{
+    image::{
+        CapsuleImage, Clocks, Descriptor, JobImage, OpenFile, Pid, Pipe, Process, ProcessKind, Tty,
+    },
+    sys::HostPid,
+};
+
+/// A live process, for whoever captures its descriptors.
+#[derive(Debug, Clone, Copy)]
+pub struct LiveSource<'a> {
+    /// In the capsule.
+    pub pid: Pid,
+    /// For the daemon.
+    pub host: HostPid,
+    /// To fetch descriptors with (pidfd_getfd).
+    pub pidfd: BorrowedFd<'a>,
+}
+
+/// Descriptors of a tree.
+#[derive(Debug, Default)]
+pub struct Tables {
+    /// Open file descriptions.
+    pub files: Vec<OpenFile>,
+    /// Pipes.
+    pub pipes: Vec<Pipe>,
+    /// Terminals.
+    pub ttys: Vec<Tty>,
+    /// One table for each [`LiveSource`], in order.
+    pub descriptors: Vec<Vec<Descriptor>>,
+}
+
+/// A captured tree: the image, and the shared objects whose contents are to be sent.
+#[derive(Debug)]
+pub struct Captured {
+    /// Everything but the contents of memory.
+    pub image: JobImage,
+    /// The objects of [`JobImage::shared`].
+    pub shared: SharedRegistry,
+}
+
+impl Frozen {
+    /// Captures the tree. `descriptors` is asked for the open files of all
+    /// live processes; it may add shared objects.
+    ///
+    /// # Errors
+    /// The tree stays frozen; dropping thaws it.
+    pub fn capture<E>(
+        &mut self,
+        descriptors: impl FnOnce(&[LiveSource<'_>], &mut SharedRegistry) -> Result<Tables, E>,
+    ) -> Result<Captured, CaptureError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let mut shared = SharedRegistry::new();
+        let mut processes = self.capture_processes(&mut shared)?;
+        let pidfds = self.pidfds()?;
+        let sources: Vec<LiveSource<'_>> = pidfds
+            .iter()
+            .map(|(pid, host, pidfd)| LiveSource {
+                pid: *pid,
+                host: *host,
+                pidfd: pidfd.as_fd(),
+            })
+            .collect();
+        let tables = descriptors(&sources, &mut shared)
+            .map_err(|error| CaptureError::Files(error.into()))?;
+        let live = processes
+            .iter_mut()
+            .filter_map(|process| match &mut process.kind {
+                ProcessKind::Live(live) => Some(live),
+                ProcessKind::Zombie { .. } => None,
+            });
+        for (live, table) in live.zip(tables.descriptors) {
+            live.descriptors = table;
+        }
+        let image = JobImage {
+            capsule: self.capsule()?,
+            processes,
+            files: tables.files,
+            pipes: tables.pipes,
+            ttys: tables.ttys,
+            shared: shared.objects().cloned().collect(),
+        };
+        Ok(Captured { image, shared })
+    }
+
+    fn capture_processes(
+        &mut self,
+        shared: &mut SharedRegistry,
+    ) -> Result<Vec<Process>, CaptureError> {
+        let tids = self
+            .processes
+            .iter()
+            .flat_map(|process| &process.threads)
+            .map(|thread| (thread.stopped.thread(), thread.tid))
+            .collect();
+        let mut context = Context {
+            sleeps: &self.sleeps,
+            shared,
+            node_cpus: thread::node_cpus(),
+            tids,
+        };
+        self.processes
+            .iter_mut()
+            .map(|process| process::capture(process, &mut context))
+            .collect()
+    }
+
+    fn pidfds(&self) -> Result<Vec<(Pid, HostPid, OwnedFd)>, CaptureError> {
+        self.processes
+            .iter()
+            .filter(|process| !process.threads.is_empty())
+            .map(|process| {
+                let host = process.host;
+                let pid = RustixPid::from_raw(host.raw()).expect("a process has a positive ID");
+                let pidfd = pidfd_open(pid, PidfdFlags::empty())
+                    .map_err(|errno| CaptureError::proc(host, "pidfd")(errno.into()))?;
+                Ok((process.pid, host, pidfd))
+            })
+            .collect()
+    }
+
+    /// Names and clocks, as the job's processes see them.
+    fn capsule(&self) -> Result<CapsuleImage, CaptureError> {
+        let witness = self
+            .processes
+            .iter()
+            .find(|process| !process.threads.is_empty())
+            .map_or(self.init, |process| process.host);
+        let (hostname, domainname) =
+            super::names::of(witness).map_err(CaptureError::proc(witness, "the uts namespace"))?;
+        Ok(CapsuleImage {
+            hostname,
+            domainname,
+            clocks: clocks(witness)?,
+        })
+    }
+}
+
+/// The clocks as a process reads them.
+fn clocks(host: HostPid) -> Result<Clocks, CaptureError> {
+    use rustix::time::{ClockId, clock_gettime};
+    let offsets = |who: &str| {
+        let text = fs::read_to_string(format!("/proc/{who}/timens_offsets"))
+            .map_err(CaptureError::proc(host, "timens_offsets"))?;
+        Ok::<_, CaptureError>(parse_offsets(&text))
+    };
+    let (job, own) = (offsets(&host.to_string())?, offsets("self")?);
+    let now = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    };
+    Ok(Clocks {
+        realtime_ns: now(ClockId::Realtime),
+        monotonic_ns: now(ClockId::Monotonic) + job[0] - own[0],
+        boottime_ns: now(ClockId::Boottime) + job[1] - own[1],
+    })
+}
+
+/// Offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME in nanoseconds:
+/// `monotonic  10  500` in seconds and nanoseconds.
+fn parse_offsets(text: &str) -> [i64; 2] {
+    ["monotonic", "boottime"].map(|clock| {
+        let line = text.lines().find_map(|line| line.strip_prefix(clock));
+        let mut numbers = line
+            .into_iter()
+            .flat_map(str::split_ascii_whitespace)
+            .map(|word| word.parse::<i64>().unwrap_or(0));
+        numbers.next().unwrap_or(0) * 1_000_000_000 + numbers.next().unwrap_or(0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offsets_of_a_time_namespace() {
+        assert_eq!(
+            parse_offsets("monotonic          -2  500\nboottime            3         0\n"),
+            [-1_999_999_500, 3_000_000_000]
+        );
+        assert_eq!(parse_offsets(""), [0, 0]);
+    }
+}

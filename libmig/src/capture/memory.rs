@@ -1,0 +1,299 @@
+//! The address space of a stopped process -> [`MemoryImage`].
+
+use std::{
+    collections::HashMap,
+    fs::{self, OpenOptions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::Path,
+};
+
+use super::{CaptureError, SharedRegistry, freeze::obstacle, process};
+use crate::{
+    api::Obstacle,
+    image::{
+        Backing, FileMapping, FilePath, Layout, Mapping, MappingFlags, MemoryImage, Pid,
+        SharedAccess, Vdso,
+    },
+    inspect::{
+        mapping_rules::{self, Kind},
+        smaps::{self, DetailedArea},
+    },
+    sys::{HostPid, pagemap},
+};
+
+/// The image of an address space.
+pub(super) fn capture(
+    pid: Pid,
+    host: HostPid,
+    layout: Layout,
+    membarrier: u32,
+    shared: &mut SharedRegistry,
+) -> Result<MemoryImage, CaptureError> {
+    let areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
+    let mut reader = Reader {
+        pid,
+        host,
+        shared,
+        pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
+        paths: HashMap::new(),
+    };
+    let mut mappings = Vec::with_capacity(areas.len());
+    let mut vdso = None;
+    let mut obstacles = Vec::new();
+    for area in &areas {
+        match mapping_rules::classify(pid, area) {
+            Ok(Kind::Vsyscall) => {}
+            Ok(kind) => {
+                if kind == Kind::Vdso {
+                    let code = process::vdso_code(host, area.area.start, area.area.end)?;
+                    vdso = Some(Vdso {
+                        build_id: build_id(&code).unwrap_or_default(),
+                        code,
+                    });
+                }
+                match reader.mapping(area, kind) {
+                    Err(CaptureError::Obstacles(found)) => obstacles.extend(found),
+                    mapping => mappings.push(mapping?),
+                }
+            }
+            Err(found) => obstacles.push(found),
+        }
+    }
+    if !obstacles.is_empty() {
+        return Err(CaptureError::Obstacles(obstacles));
+    }
+    let exe = FileMapping {
+        file: process::link(host, pid, "exe")?,
+        offset: 0,
+    };
+    Ok(MemoryImage {
+        layout,
+        exe,
+        mappings,
+        vdso,
+        membarrier,
+    })
+}
+
+struct Reader<'a> {
+    pid: Pid,
+    host: HostPid,
+    shared: &'a mut SharedRegistry,
+    pagemap: fs::File,
+    /// Files that were checked already.
+    paths: HashMap<Vec<u8>, FilePath>,
+}
+
+impl Reader<'_> {
+    fn mapping(&mut self, area: &DetailedArea, kind: Kind) -> Result<Mapping, CaptureError> {
+        let backing = match kind {
+            Kind::Anonymous => Backing::Anonymous,
+            Kind::Vdso => Backing::Vdso,
+            Kind::Vvar => Backing::Vvar,
+            Kind::VvarClock => Backing::VvarClock,
+            Kind::Shared => {
+                let file = self.open(area)?;
+                let object = self.shared.intern(&file, &area.area.name)?;
+                Backing::Shared {
+                    object,
+                    offset: area.area.offset,
+                    private: !area.area.shared,
+                }
+            }
+            Kind::File if area.area.shared => {
+                let access = if area.has(b"mw") {
+                    SharedAccess::ReadWrite
+                } else {
+                    SharedAccess::ReadOnly
+                };
+                Backing::FileShared(self.file(area)?, access)
+            }
+            Kind::File => Backing::FilePrivate(self.file(area)?),
+            Kind::Vsyscall => unreachable!("left out by the caller"),
+        };
+        Ok(Mapping {
+            start: area.area.start,
+            end: area.area.end,
+            protection: area.area.protection,
+            backing,
+            flags: flags(area),
+            guards: self.guards(area, kind)?,
+        })
+    }
+
+    /// The file of a mapping, after a check that its path still leads to it.
+    fn file(&mut self, area: &DetailedArea) -> Result<FileMapping, CaptureError> {
+        let path = &area.area.name;
+        let file = match self.paths.get(path) {
+            Some(known) => known.clone(),
+            None => {
+                let found = self.check_path(area)?;
+                self.paths.insert(path.clone(), found.clone());
+                found
+            }
+        };
+        Ok(FileMapping {
+            file,
+            offset: area.area.offset,
+        })
+    }
+
+    fn check_path(&self, area: &DetailedArea) -> Result<FilePath, CaptureError> {
+        let path = &area.area.name;
+        let failed = |what| CaptureError::proc(self.host, what);
+        let mapped = fs::metadata(map_files(self.host, area)).map_err(failed("map_files"))?;
+        let relative = path.strip_prefix(b"/").unwrap_or(path);
+        let named = fs::metadata(
+            Path::new(&format!("/proc/{}/root", self.host))
+                .join(std::ffi::OsStr::from_bytes(relative)),
+        );
+        let same = named
+            .as_ref()
+            .is_ok_and(|named| (named.dev(), named.ino()) == (mapped.dev(), mapped.ino()));
+        if !same {
+            return Err(obstacle(Obstacle {
+                pid: Some(self.pid),
+                object: mapping_rules::describe(area),
+                reason: "the file that is mapped has been deleted or replaced".to_owned(),
+                remedy: "restart the program, so that it uses the file that is there now"
+                    .to_owned(),
+                transient: false,
+            }));
+        }
+        let size = if mapped.is_file() { mapped.len() } else { 0 };
+        Ok(FilePath {
+            path: path.clone(),
+            mode: mapped.mode(),
+            size,
+        })
+    }
+
+    /// A descriptor of a shared object, whoever made it.
+    fn open(&self, area: &DetailedArea) -> Result<OwnedFd, CaptureError> {
+        let link = map_files(self.host, area);
+        let file = OpenOptions::new()
+            .read(true)
+            .open(link)
+            .map_err(CaptureError::proc(self.host, "map_files"))?;
+        Ok(file.into())
+    }
+
+    fn guards(&self, area: &DetailedArea, kind: Kind) -> Result<Vec<(u64, u64)>, CaptureError> {
+        if !matches!(kind, Kind::Anonymous | Kind::File | Kind::Shared) || area.has(b"ht") {
+            return Ok(Vec::new());
+        }
+        match pagemap::scan(
+            &self.pagemap,
+            area.area.start,
+            area.area.end,
+            pagemap::GUARD,
+            pagemap::GUARD,
+        ) {
+            Ok(regions) => Ok(regions
+                .iter()
+                .map(|region| (region.start, region.end))
+                .collect()),
+            // Before Linux 6.15 guard regions cannot be told from nothing, nor
+            // does the flag exist: there they were reported as unknown.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(Vec::new()),
+            Err(error) => Err(CaptureError::proc(self.host, "pagemap")(error)),
+        }
+    }
+}
+
+fn map_files(host: HostPid, area: &DetailedArea) -> String {
+    format!(
+        "/proc/{host}/map_files/{:x}-{:x}",
+        area.area.start, area.area.end
+    )
+}
+
+fn flags(area: &DetailedArea) -> MappingFlags {
+    MappingFlags {
+        grows_down: area.has(b"gd"),
+        no_reserve: area.has(b"nr"),
+        accounted: area.has(b"ac"),
+        locked: area.has(b"lo"),
+        locked_on_fault: area.has(b"lf"),
+        dont_fork: area.has(b"dc"),
+        dont_dump: area.has(b"dd"),
+        wipe_on_fork: area.has(b"wf"),
+        mergeable: area.has(b"mg"),
+        huge_page: area.has(b"hg"),
+        no_huge_page: area.has(b"nh"),
+        sequential: area.has(b"sr"),
+        random: area.has(b"rr"),
+        droppable: area.has(b"dp"),
+        hugetlb_kib: if area.has(b"ht") { area.page_kib } else { 0 },
+        sealed: area.has(b"sl"),
+    }
+}
+
+/// NT_GNU_BUILD_ID of an ELF image in memory.
+fn build_id(elf: &[u8]) -> Option<Vec<u8>> {
+    const PT_NOTE: u32 = 4;
+    const NT_GNU_BUILD_ID: u32 = 3;
+    let half = |at: usize| {
+        elf.get(at..at + 2)?
+            .first_chunk()
+            .map(|bytes| u16::from_le_bytes(*bytes))
+    };
+    let word = |at: usize| {
+        elf.get(at..at + 4)?
+            .first_chunk()
+            .map(|bytes| u32::from_le_bytes(*bytes))
+    };
+    let long =
+        |at: usize| usize::try_from(u64::from_le_bytes(*elf.get(at..at + 8)?.first_chunk()?)).ok();
+    let (table, entry, count) = (long(32)?, usize::from(half(54)?), usize::from(half(56)?));
+    for header in (0..count).map(|index| table + index * entry) {
+        if word(header)? != PT_NOTE {
+            continue;
+        }
+        let mut at = long(header + 8)?;
+        let end = at.checked_add(long(header + 32)?)?.min(elf.len());
+        while at + 12 <= end {
+            let (name, content, kind) = (word(at)? as usize, word(at + 4)? as usize, word(at + 8)?);
+            let content_at = at + 12 + name.next_multiple_of(4);
+            if kind == NT_GNU_BUILD_ID && elf.get(at + 12..at + 16)? == b"GNU\0" {
+                return elf
+                    .get(content_at..content_at + content)
+                    .map(<[u8]>::to_vec);
+            }
+            at = content_at + content.next_multiple_of(4);
+        }
+    }
+    None
+}
+
+/// Whether an error of reading memory means that the range has gone.
+pub(super) fn unreadable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EFAULT | libc::EIO | libc::ENOMEM | libc::EPERM)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::maps;
+
+    #[test]
+    fn the_vdso_has_a_build_id() {
+        let own = HostPid::own();
+        let vdso = maps::read(own)
+            .unwrap()
+            .into_iter()
+            .find(|area| area.name == b"[vdso]")
+            .unwrap();
+        let code = process::vdso_code(own, vdso.start, vdso.end).unwrap();
+        assert_eq!(build_id(&code).unwrap().len(), 20);
+        assert_eq!(build_id(&code[..60]), None);
+        assert_eq!(build_id(b""), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! A stopped process -> [`Process`].
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+};
+
+use super::{
+    CaptureError, SharedRegistry,
+    freeze::{FrozenProcess, obstacle},
+    memory, query, sleep,
+    thread::{self, Outside},
+};
+use crate::{
+    api::Obstacle,
+    image::{
+        FilePath, FsContext, INIT, Layout, LiveProcess, Pid, PosixTimer, Process, ProcessKind,
+    },
+    inspect::{
+        process::{self, Stat},
+        timers,
+    },
+    sys::{HostPid, process_vm, sched},
+};
+
+/// What the images of all processes of a tree have in common.
+pub(super) struct Context<'a> {
+    pub(super) sleeps: &'a sleep::Samples,
+    pub(super) shared: &'a mut SharedRegistry,
+    pub(super) node_cpus: Vec<u32>,
+    /// Every thread of the tree, to translate the targets of timers.
+    pub(super) tids: BTreeMap<HostPid, Pid>,
+}
+
+/// The image of a process, its descriptor table still empty.
+pub(super) fn capture(
+    frozen: &mut FrozenProcess,
+    context: &mut Context<'_>,
+) -> Result<Process, CaptureError> {
+    let host = frozen.host;
+    let status = process::status(host).map_err(CaptureError::proc(host, "status"))?;
+    let stat = process::stat(host).map_err(CaptureError::proc(host, "stat"))?;
+    let kind = if frozen.threads.is_empty() {
+        ProcessKind::Zombie {
+            status: stat.exit_code,
+            comm: stat.comm,
+        }
+    } else {
+        ProcessKind::Live(Box::new(live(frozen, &stat, status.umask, context)?))
+    };
+    Ok(Process {
+        pid: frozen.pid,
+        ppid: frozen.ppid,
+        pgid: status.ns_pgid.last().copied().unwrap_or(0),
+        sid: status.ns_sid.last().copied().unwrap_or(INIT),
+        kind,
+    })
+}
+
+fn live(
+    frozen: &mut FrozenProcess,
+    stat: &Stat,
+    umask: Option<u32>,
+    context: &mut Context<'_>,
+) -> Result<LiveProcess, CaptureError> {
+    let host = frozen.host;
+    let failed = |what| CaptureError::proc(host, what);
+    // Signals and masks first: questioning a thread may change them.
+    let leader = &frozen
+        .threads
+        .first()
+        .expect("a live process has a leader")
+        .stopped;
+    let pending = leader.peek_siginfo(true)?;
+    let outside: Vec<Outside> = frozen
+        .threads
+        .iter()
+        .map(|thread| Outside::read(&thread.stopped))
+        .collect::<Result<_, _>>()?;
+    let timer_list = timers::read(host).map_err(failed("timers"))?;
+    let ids: Vec<i32> = timer_list.iter().map(|timer| timer.id).collect();
+    let (answers, of_threads) = query::ask(
+        frozen.threads.iter_mut().map(|thread| &mut thread.stopped),
+        &ids,
+    )?;
+
+    let layout = layout(host, stat, answers.brk)?;
+    let memory = memory::capture(frozen.pid, host, layout, answers.membarrier, context.shared)?;
+    let threads = frozen
+        .threads
+        .iter()
+        .zip(outside)
+        .zip(&of_threads)
+        .map(|((thread, outside), answers)| {
+            thread::capture(thread, outside, answers, context.sleeps, &context.node_cpus)
+        })
+        .collect::<Result<_, _>>()?;
+    let timers =
+        timer_list
+            .iter()
+            .zip(&answers.timers)
+            .map(|(timer, (remaining_ns, interval_ns))| PosixTimer {
+                id: timer.id,
+                clock: timer.clock,
+                notify: timer.notify,
+                signal: timer.signal,
+                value: timer.value,
+                tid: context.tids.get(&timer.target).copied().unwrap_or(0),
+                remaining_ns: *remaining_ns,
+                interval_ns: *interval_ns,
+            });
+    Ok(LiveProcess {
+        memory,
+        descriptors: Vec::new(),
+        fs: FsContext {
+            cwd: link(host, frozen.pid, "cwd")?,
+            root: link(host, frozen.pid, "root")?,
+            umask: umask.unwrap_or(0o022),
+        },
+        actions: answers.actions,
+        pending,
+        stopped: frozen.stopped,
+        itimers: answers.itimers,
+        timers: timers.collect(),
+        limits: sched::limits(host).map_err(failed("the limits"))?,
+        oom_score_adj: number(host, "oom_score_adj")?,
+        coredump_filter: process::hex_file(host, "coredump_filter")
+            .map_err(failed("coredump_filter"))?,
+        dumpable: answers.dumpable,
+        child_subreaper: answers.child_subreaper,
+        thp_disable: answers.thp_disable,
+        personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
+        threads,
+    })
+}
+
+fn layout(host: HostPid, stat: &Stat, brk: u64) -> Result<Layout, CaptureError> {
+    let from = &stat.layout;
+    Ok(Layout {
+        start_code: from.start_code,
+        end_code: from.end_code,
+        start_data: from.start_data,
+        end_data: from.end_data,
+        start_brk: from.start_brk,
+        brk,
+        start_stack: from.start_stack,
+        arg_start: from.arg_start,
+        arg_end: from.arg_end,
+        env_start: from.env_start,
+        env_end: from.env_end,
+        auxv: fs::read(format!("/proc/{host}/auxv")).map_err(CaptureError::proc(host, "auxv"))?,
+    })
+}
+
+/// A link of `/proc/PID` to something with a name.
+pub(super) fn link(host: HostPid, pid: Pid, name: &'static str) -> Result<FilePath, CaptureError> {
+    let failed = |what| CaptureError::proc(host, what);
+    let magic = format!("/proc/{host}/{name}");
+    let path = fs::read_link(&magic)
+        .map_err(failed(name))?
+        .into_os_string()
+        .into_vec();
+    let metadata = fs::metadata(&magic).map_err(failed(name))?;
+    if metadata.nlink() == 0 || path.ends_with(b" (deleted)") {
+        return Err(obstacle(Obstacle {
+            pid: Some(pid),
+            object: format!("{name} {}", String::from_utf8_lossy(&path)),
+            reason: "it has been deleted".to_owned(),
+            remedy: "restart the program from an existing file, or change its directory".to_owned(),
+            transient: false,
+        }));
+    }
+    let size = if metadata.is_file() {
+        metadata.len()
+    } else {
+        0
+    };
+    Ok(FilePath {
+        path,
+        mode: metadata.mode(),
+        size,
+    })
+}
+
+fn number(host: HostPid, name: &'static str) -> Result<i32, CaptureError> {
+    process::small_file(host, name)
+        .and_then(|text| text.parse().map_err(|_| io::ErrorKind::InvalidData.into()))
+        .map_err(CaptureError::proc(host, name))
+}
+
+/// The vDSO of a process, read without its help.
+pub(super) fn vdso_code(host: HostPid, start: u64, end: u64) -> Result<Vec<u8>, CaptureError> {
+    let mut code = vec![0; usize::try_from(end - start).unwrap_or(0)];
+    process_vm::read_exact(host, start, &mut code).map_err(CaptureError::proc(host, "the vDSO"))?;
+    Ok(code)
+}

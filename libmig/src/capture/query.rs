@@ -1,0 +1,245 @@
+//! What only a process can tell, asked in one batch of system calls that it
+//! executes itself: actions, timers, brk, prctls.
+
+use super::CaptureError;
+use crate::{
+    image::{AltStack, IntervalTimer, SignalAction},
+    inspect::maps,
+    sys::{
+        ptrace::Stopped,
+        remote::{Batch, DataRef, Injector, RemoteError, Results, Slot},
+    },
+};
+
+const SIGNALS: usize = 64;
+const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
+
+/// Answers about a process.
+#[derive(Debug)]
+pub(super) struct ProcessAnswers {
+    pub(super) actions: Vec<SignalAction>,
+    pub(super) itimers: [IntervalTimer; 3],
+    /// (remaining, interval) in nanoseconds, in the order asked for.
+    pub(super) timers: Vec<(u64, u64)>,
+    pub(super) brk: u64,
+    pub(super) dumpable: i32,
+    pub(super) child_subreaper: bool,
+    pub(super) thp_disable: bool,
+    pub(super) membarrier: u32,
+}
+
+/// Answers about a thread.
+#[derive(Debug)]
+pub(super) struct ThreadAnswers {
+    pub(super) altstack: AltStack,
+    pub(super) clear_child_tid: u64,
+    pub(super) parent_death_signal: i32,
+    pub(super) securebits: u32,
+    pub(super) tsc_mode: i32,
+}
+
+/// Asks a process and all its threads; the first is the leader. Nothing of the
+/// questions is left in it.
+pub(super) fn ask<'a>(
+    mut threads: impl Iterator<Item = &'a mut Stopped>,
+    timers: &[i32],
+) -> Result<(ProcessAnswers, Vec<ThreadAnswers>), CaptureError> {
+    let leader = threads.next().expect("a live process has a leader");
+    let pid = leader.thread();
+    let site = maps::injection_site(pid).map_err(CaptureError::proc(pid, "maps"))?;
+    let injector = Injector::install(leader, &site)?;
+    let answers = ask_through(injector, leader, threads, timers);
+    let removed = injector.remove(leader, site.foothold);
+    let answers = answers?;
+    removed?;
+    Ok(answers)
+}
+
+fn ask_through<'a>(
+    injector: Injector,
+    leader: &mut Stopped,
+    others: impl Iterator<Item = &'a mut Stopped>,
+    timers: &[i32],
+) -> Result<(ProcessAnswers, Vec<ThreadAnswers>), RemoteError> {
+    let mut batch = Batch::new();
+    let process = ProcessQuestions::new(&mut batch, timers);
+    let thread = ThreadQuestions::new(&mut batch);
+    let results = injector.run(leader, &batch)?;
+    let answers = process.answers(&results)?;
+    let mut of_threads = vec![thread.answers(&results)?];
+    for other in others {
+        let mut batch = Batch::new();
+        let thread = ThreadQuestions::new(&mut batch);
+        let results = injector.run(other, &batch)?;
+        of_threads.push(thread.answers(&results)?);
+    }
+    Ok((answers, of_threads))
+}
+
+struct ProcessQuestions {
+    actions: Vec<DataRef>,
+    itimers: Vec<DataRef>,
+    timers: Vec<DataRef>,
+    brk: Slot,
+    dumpable: Slot,
+    child_subreaper: DataRef,
+    thp_disable: Slot,
+    membarrier: Slot,
+}
+
+impl ProcessQuestions {
+    fn new(batch: &mut Batch, timers: &[i32]) -> Self {
+        let actions = (1..=SIGNALS as u64)
+            .map(|signal| {
+                let action = batch.reserve(32);
+                batch.call(
+                    libc::SYS_rt_sigaction,
+                    &[signal.into(), 0.into(), action.into(), 8.into()],
+                );
+                action
+            })
+            .collect();
+        let itimers = (0..3)
+            .map(|which: i32| {
+                let timer = batch.reserve(32);
+                batch.call(libc::SYS_getitimer, &[which.into(), timer.into()]);
+                timer
+            })
+            .collect();
+        let timers = timers
+            .iter()
+            .map(|id| {
+                let timer = batch.reserve(32);
+                batch.call(libc::SYS_timer_gettime, &[(*id).into(), timer.into()]);
+                timer
+            })
+            .collect();
+        let brk = batch.call(libc::SYS_brk, &[0.into()]);
+        let dumpable = batch.call(libc::SYS_prctl, &[libc::PR_GET_DUMPABLE.into()]);
+        let child_subreaper = batch.reserve(4);
+        batch.call(
+            libc::SYS_prctl,
+            &[libc::PR_GET_CHILD_SUBREAPER.into(), child_subreaper.into()],
+        );
+        let thp_disable = batch.call(libc::SYS_prctl, &[libc::PR_GET_THP_DISABLE.into()]);
+        // Linux 6.3.
+        let membarrier = batch.attempt(
+            libc::SYS_membarrier,
+            &[MEMBARRIER_CMD_GET_REGISTRATIONS.into()],
+        );
+        Self {
+            actions,
+            itimers,
+            timers,
+            brk,
+            dumpable,
+            child_subreaper,
+            thp_disable,
+            membarrier,
+        }
+    }
+
+    fn answers(&self, results: &Results) -> Result<ProcessAnswers, RemoteError> {
+        results.complete()?;
+        let itimer = |data: &DataRef| {
+            let [interval, value] = pair(results, *data, 1_000_000);
+            IntervalTimer {
+                value_us: value,
+                interval_us: interval,
+            }
+        };
+        Ok(ProcessAnswers {
+            actions: self
+                .actions
+                .iter()
+                .map(|data| action(results, *data))
+                .collect(),
+            itimers: [
+                itimer(&self.itimers[0]),
+                itimer(&self.itimers[1]),
+                itimer(&self.itimers[2]),
+            ],
+            timers: self
+                .timers
+                .iter()
+                .map(|data| {
+                    let [interval, value] = pair(results, *data, 1_000_000_000);
+                    (value, interval)
+                })
+                .collect(),
+            brk: results.value(self.brk)?,
+            dumpable: i32::try_from(results.value(self.dumpable)?).unwrap_or(0),
+            child_subreaper: results.half(self.child_subreaper) != 0,
+            thp_disable: results.value(self.thp_disable)? != 0,
+            membarrier: results
+                .outcome(self.membarrier)
+                .value()
+                .and_then(|set| u32::try_from(set).ok())
+                .unwrap_or(0),
+        })
+    }
+}
+
+struct ThreadQuestions {
+    altstack: DataRef,
+    tid_address: DataRef,
+    death_signal: DataRef,
+    tsc: DataRef,
+    securebits: Slot,
+}
+
+impl ThreadQuestions {
+    fn new(batch: &mut Batch) -> Self {
+        let altstack = batch.reserve(24);
+        batch.call(libc::SYS_sigaltstack, &[0.into(), altstack.into()]);
+        let mut get = |option: i32, len: usize| {
+            let place = batch.reserve(len);
+            batch.call(libc::SYS_prctl, &[option.into(), place.into()]);
+            place
+        };
+        let tid_address = get(libc::PR_GET_TID_ADDRESS, 8);
+        let death_signal = get(libc::PR_GET_PDEATHSIG, 4);
+        let tsc = get(libc::PR_GET_TSC, 4);
+        let securebits = batch.call(libc::SYS_prctl, &[libc::PR_GET_SECUREBITS.into()]);
+        Self {
+            altstack,
+            tid_address,
+            death_signal,
+            tsc,
+            securebits,
+        }
+    }
+
+    fn answers(&self, results: &Results) -> Result<ThreadAnswers, RemoteError> {
+        results.complete()?;
+        let flags = results.half(self.altstack.at(8)).cast_signed();
+        Ok(ThreadAnswers {
+            altstack: AltStack {
+                address: results.word(self.altstack),
+                flags: flags & !libc::SS_ONSTACK,
+                size: results.word(self.altstack.at(16)),
+            },
+            clear_child_tid: results.word(self.tid_address),
+            parent_death_signal: results.half(self.death_signal).cast_signed(),
+            securebits: u32::try_from(results.value(self.securebits)?).unwrap_or(0),
+            tsc_mode: results.half(self.tsc).cast_signed(),
+        })
+    }
+}
+
+fn action(results: &Results, data: DataRef) -> SignalAction {
+    SignalAction {
+        handler: results.word(data),
+        flags: results.word(data.at(8)),
+        restorer: results.word(data.at(16)),
+        mask: results.word(data.at(24)),
+    }
+}
+
+/// Interval and value of an itimerval or itimerspec, in its small unit.
+fn pair(results: &Results, data: DataRef, per_second: u64) -> [u64; 2] {
+    [0, 16].map(|at| {
+        let (seconds, fraction) = (results.word(data.at(at)), results.word(data.at(at + 8)));
+        seconds.saturating_mul(per_second).saturating_add(fraction)
+    })
+}

@@ -1,0 +1,126 @@
+//! A stopped thread -> [`Thread`]. What can be read from outside is read from
+//! outside.
+
+use nix::sched::{CpuSet, sched_getaffinity};
+
+use super::{CaptureError, freeze::FrozenThread, interrupted, query::ThreadAnswers, sleep};
+use crate::{
+    image::{Credentials, Rseq, SigInfo, Thread, XState},
+    inspect::process,
+    sys::{HostPid, cpuid, ptrace::Stopped, sched},
+};
+
+/// Everything of a thread that must be read before it is questioned.
+pub(super) struct Outside {
+    sigmask: u64,
+    pending: Vec<SigInfo>,
+}
+
+impl Outside {
+    pub(super) fn read(stopped: &Stopped) -> Result<Self, CaptureError> {
+        Ok(Self {
+            sigmask: stopped.sigmask()?,
+            pending: stopped.peek_siginfo(false)?,
+        })
+    }
+}
+
+/// The image of a thread.
+pub(super) fn capture(
+    frozen: &FrozenThread,
+    outside: Outside,
+    answers: &ThreadAnswers,
+    sleeps: &sleep::Samples,
+    node_cpus: &[u32],
+) -> Result<Thread, CaptureError> {
+    let thread = frozen.stopped.thread();
+    let failed = |what| CaptureError::proc(thread, what);
+    let registers = frozen.stopped.registers()?;
+    let rseq = &frozen.rseq;
+    Ok(Thread {
+        tid: frozen.tid,
+        comm: process::comm(thread).map_err(failed("comm"))?,
+        registers: interrupted::portable(&registers),
+        xstate: split(&frozen.stopped.xstate()?),
+        sigmask: outside.sigmask,
+        pending: outside.pending,
+        altstack: answers.altstack,
+        clear_child_tid: answers.clear_child_tid,
+        robust_list: sched::robust_list(thread).map_err(failed("the robust list"))?,
+        rseq: (rseq.address != 0).then_some(Rseq {
+            address: rseq.address,
+            length: rseq.length,
+            signature: rseq.signature,
+        }),
+        sleep: sleep::interrupted(thread, &registers, sleeps),
+        scheduling: sched::scheduling(thread).map_err(failed("the scheduling"))?,
+        affinity: affinity(thread, node_cpus).map_err(failed("the affinity"))?,
+        credentials: credentials(thread, answers.securebits)?,
+        parent_death_signal: answers.parent_death_signal,
+        timer_slack_ns: process::small_file(thread, "timerslack_ns")
+            .and_then(|text| {
+                text.parse()
+                    .map_err(|_| std::io::ErrorKind::InvalidData.into())
+            })
+            .map_err(failed("timerslack_ns"))?,
+        io_priority: sched::io_priority(thread).map_err(failed("the I/O priority"))?,
+        tsc_mode: answers.tsc_mode,
+    })
+}
+
+/// CPUs that this node offers: those that the daemon may use.
+pub(super) fn node_cpus() -> Vec<u32> {
+    cpus(HostPid::new(0)).unwrap_or_default()
+}
+
+/// `None` for a thread that may use all that its node has: it may use all that
+/// the next one has, too.
+fn affinity(thread: HostPid, node: &[u32]) -> std::io::Result<Option<Vec<u32>>> {
+    let allowed = cpus(thread)?;
+    let unbound = node.iter().all(|cpu| allowed.contains(cpu));
+    Ok((!unbound).then_some(allowed))
+}
+
+fn cpus(thread: HostPid) -> std::io::Result<Vec<u32>> {
+    let set = sched_getaffinity(thread.into())?;
+    Ok((0..CpuSet::count())
+        .filter(|cpu| set.is_set(*cpu).unwrap_or(false))
+        .filter_map(|cpu| u32::try_from(cpu).ok())
+        .collect())
+}
+
+fn credentials(thread: HostPid, securebits: u32) -> Result<Credentials, CaptureError> {
+    let status = process::status(thread).map_err(CaptureError::proc(thread, "status"))?;
+    Ok(Credentials {
+        uids: status.uids,
+        gids: status.gids,
+        groups: status.groups,
+        capabilities: status.capabilities,
+        securebits,
+        no_new_privs: status.no_new_privs,
+    })
+}
+
+/// The XSAVE area of this CPU, by component.
+fn split(area: &[u8]) -> XState {
+    const LEGACY: usize = 512;
+    let present = area
+        .get(LEGACY..LEGACY + 8)
+        .and_then(<[u8]>::first_chunk)
+        .map_or(0, |word| u64::from_le_bytes(*word));
+    let component = |number: u32| {
+        let (offset, size) = cpuid::xsave_component(number)?;
+        Some((
+            number,
+            area.get(offset..offset.checked_add(size)?)?.to_vec(),
+        ))
+    };
+    XState {
+        legacy: area[..LEGACY.min(area.len())].to_vec(),
+        present,
+        components: (2..63)
+            .filter(|number| present & 1 << number != 0)
+            .filter_map(component)
+            .collect(),
+    }
+}

@@ -1,0 +1,275 @@
+//! Which mappings can move: kinds by name, VmFlags by an explicit list. What
+//! is not listed is refused by its name, never ignored.
+
+use super::smaps::DetailedArea;
+use crate::api::Obstacle;
+
+/// What a mapping is, as far as a move is concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Private anonymous memory.
+    Anonymous,
+    /// A view of a file with a name.
+    File,
+    /// A memfd or shared anonymous memory.
+    Shared,
+    /// `[vdso]`.
+    Vdso,
+    /// `[vvar]`.
+    Vvar,
+    /// `[vvar_vclock]`.
+    VvarClock,
+    /// `[vsyscall]`: the same in every process.
+    Vsyscall,
+}
+
+/// VmFlags that a move carries along, or that need no carrying.
+const MOVABLE: [&[u8; 2]; 27] = [
+    b"rd", b"wr", b"ex", b"sh", b"mr", b"mw", b"me", b"ms", b"gd", b"lo", b"lf", b"sr", b"rr",
+    b"dc", b"ac", b"nr", b"ht", b"wf", b"dd", b"sd", b"hg", b"nh", b"mg", b"sl", b"gu", b"dp",
+    b"ar",
+];
+
+/// VmFlags that are refused, and why.
+const REFUSED: [(&[u8; 2], &str, &str); 11] = [
+    (
+        b"um",
+        "the program handles its page faults itself (userfaultfd)",
+        "none yet",
+    ),
+    (
+        b"uw",
+        "the program tracks its writes itself (userfaultfd)",
+        "none yet",
+    ),
+    (
+        b"ui",
+        "the program handles its page faults itself (userfaultfd)",
+        "none yet",
+    ),
+    (
+        b"io",
+        "it is memory of a device",
+        "end the part of the program that uses the device",
+    ),
+    (
+        b"pf",
+        "it is memory of a device or a driver",
+        "end the part of the program that uses the device",
+    ),
+    (
+        b"mm",
+        "it is memory of a device or a driver",
+        "end the part of the program that uses the device",
+    ),
+    (
+        b"ss",
+        "it is a shadow stack",
+        "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off",
+    ),
+    (
+        b"sf",
+        "it is persistent memory (DAX)",
+        "use a file system without DAX",
+    ),
+    (
+        b"de",
+        "it belongs to a driver and cannot be made by mmap",
+        "close what it belongs to",
+    ),
+    (b"bt", "it has branch protection", "none yet"),
+    (b"mt", "it has memory tags", "none yet"),
+];
+
+/// The kind of a mapping.
+///
+/// # Errors
+/// The obstacle, for one that cannot move.
+pub fn classify(pid: i32, area: &DetailedArea) -> Result<Kind, Obstacle> {
+    let kind = kind(area).ok_or_else(|| refuse_name(pid, area))?;
+    if matches!(
+        kind,
+        Kind::Vdso | Kind::Vvar | Kind::VvarClock | Kind::Vsyscall
+    ) {
+        return Ok(kind);
+    }
+    for flag in &area.flags {
+        // hugetlbfs sets "de" on its own mappings, which mmap does make.
+        if MOVABLE.contains(&flag) || (flag == b"de" && area.has(b"ht")) {
+            continue;
+        }
+        return Err(refuse_flag(pid, area, *flag));
+    }
+    if area.protection_key != 0 {
+        return Err(refuse(
+            pid,
+            area,
+            format!("it has memory protection key {}", area.protection_key),
+            "none yet",
+        ));
+    }
+    Ok(kind)
+}
+
+/// How an obstacle names a mapping.
+#[must_use]
+pub fn describe(area: &DetailedArea) -> String {
+    let name = String::from_utf8_lossy(&area.area.name);
+    let range = format!("mapping {:#x}-{:#x}", area.area.start, area.area.end);
+    if name.is_empty() {
+        range
+    } else {
+        format!("{range} ({name})")
+    }
+}
+
+fn kind(area: &DetailedArea) -> Option<Kind> {
+    let name = area.area.name.as_slice();
+    match name {
+        b"" | b"[heap]" | b"[stack]" if !area.area.shared => return Some(Kind::Anonymous),
+        b"[vdso]" => return Some(Kind::Vdso),
+        b"[vvar]" => return Some(Kind::Vvar),
+        b"[vvar_vclock]" => return Some(Kind::VvarClock),
+        b"[vsyscall]" => return Some(Kind::Vsyscall),
+        // MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB has a file of the kernel's behind it.
+        b"/anon_hugepage (deleted)" if !area.area.shared => return Some(Kind::Anonymous),
+        _ => {}
+    }
+    if name.starts_with(b"[anon:") && !area.area.shared {
+        return Some(Kind::Anonymous);
+    }
+    if matches!(name, b"/dev/zero (deleted)" | b"/anon_hugepage (deleted)")
+        || name.starts_with(b"/memfd:")
+    {
+        return name.ends_with(b" (deleted)").then_some(Kind::Shared);
+    }
+    // A device maps something else on another node; what is private of
+    // /dev/zero is ordinary memory.
+    let device =
+        name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/") && name != b"/dev/zero";
+    let named = name.starts_with(b"/") && !name.ends_with(b" (deleted)");
+    (named && !device).then_some(Kind::File)
+}
+
+fn refuse_name(pid: i32, area: &DetailedArea) -> Obstacle {
+    let name = area.area.name.as_slice();
+    let (reason, remedy) = if name.starts_with(b"/SYSV") {
+        (
+            "it is System V shared memory",
+            "use POSIX shared memory or MAP_SHARED | MAP_ANONYMOUS",
+        )
+    } else if name.starts_with(b"/[aio]") {
+        (
+            "it is the ring of asynchronous I/O (io_setup)",
+            "let the program end its asynchronous I/O",
+        )
+    } else if name.starts_with(b"anon_inode:") || name.starts_with(b"/anon_inode:") {
+        (
+            "it maps a kernel object (io_uring, perf, bpf)",
+            "start the program without it",
+        )
+    } else if name.starts_with(b"/secretmem") {
+        (
+            "it is secret memory, which nobody but the program can read",
+            "none yet",
+        )
+    } else if name.starts_with(b"socket:") {
+        ("it maps a socket", "close the socket")
+    } else if name.ends_with(b" (deleted)") {
+        (
+            "the file that is mapped has been deleted",
+            "restart the program, so that it uses the file that is there now",
+        )
+    } else if name.starts_with(b"/dev/") {
+        (
+            "it maps a device",
+            "end the part of the program that uses the device",
+        )
+    } else if name == b"[uprobes]" {
+        (
+            "a tracer of the whole machine has a breakpoint in it (uprobes)",
+            "end the tracing",
+        )
+    } else {
+        (
+            "it is a mapping of an unknown kind",
+            "report it, with this name",
+        )
+    };
+    refuse(pid, area, reason.to_owned(), remedy)
+}
+
+fn refuse_flag(pid: i32, area: &DetailedArea, flag: [u8; 2]) -> Obstacle {
+    match REFUSED.iter().find(|(known, ..)| **known == flag) {
+        Some((_, reason, remedy)) => refuse(pid, area, (*reason).to_owned(), remedy),
+        None => {
+            let flag = String::from_utf8_lossy(&flag).into_owned();
+            refuse(
+                pid,
+                area,
+                format!("it has the unknown property \"{flag}\""),
+                "report it, with this name",
+            )
+        }
+    }
+}
+
+fn refuse(pid: i32, area: &DetailedArea, reason: String, remedy: &str) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: describe(area),
+        reason,
+        remedy: remedy.to_owned(),
+        transient: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::smaps;
+
+    fn classify_line(name: &str, sharing: char, flags: &str) -> Result<Kind, Obstacle> {
+        let text = format!("7f00-8f00 rw-{sharing} 00000000 00:00 0    {name}\nVmFlags: {flags}\n");
+        classify(7, &smaps::parse(text.as_bytes()).unwrap()[0])
+    }
+
+    #[test]
+    fn kinds_by_name() {
+        let cases = [
+            ("", 'p', "rd wr mr mw me ac", Kind::Anonymous),
+            ("[anon:x]", 'p', "rd", Kind::Anonymous),
+            ("/usr/bin/x", 'p', "rd ex", Kind::File),
+            ("/dev/shm/x", 's', "rd sh", Kind::File),
+            ("/dev/zero (deleted)", 's', "rd sh", Kind::Shared),
+            ("/memfd:a (deleted)", 'p', "rd", Kind::Shared),
+            ("/anon_hugepage (deleted)", 'p', "rd de ht", Kind::Anonymous),
+            ("[vvar]", 'p', "rd mr pf io de dd sd", Kind::Vvar),
+        ];
+        for (name, sharing, flags, kind) in cases {
+            assert_eq!(classify_line(name, sharing, flags), Ok(kind), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_refused_by_name() {
+        for (name, sharing, flags) in [
+            ("", 'p', "rd zz"),
+            ("", 'p', "rd um"),
+            ("", 'p', "rd de"),
+            ("", 's', "rd"),
+            ("/SYSV00000001 (deleted)", 's', "rd"),
+            ("/tmp/x (deleted)", 'p', "rd"),
+            ("/dev/dri/card0", 's', "rd"),
+            ("anon_inode:[io_uring]", 's', "rd"),
+            ("[new thing]", 'p', "rd"),
+        ] {
+            let obstacle = classify_line(name, sharing, flags).unwrap_err();
+            assert!(
+                obstacle.object.contains(name)
+                    && !obstacle.transient
+                    && !obstacle.remedy.is_empty()
+            );
+        }
+    }
+}
