@@ -34,8 +34,7 @@ pub(crate) fn clear(lab: &Lab, _lock: &Lock) -> Result<()> {
     // Without a journal nothing was made but the folder.
     if let Some(journal) = Journal::read(lab)? {
         let inits = Inits::read(lab)?;
-        end_processes(&journal)?;
-        await_burial(journal.keeper.into_iter().chain(inits.all()));
+        end_processes(&journal, &inits)?;
         if owns_cgroup(&journal)? {
             cgroup::remove(&journal.cgroup)?;
         }
@@ -55,15 +54,18 @@ pub(crate) fn clear(lab: &Lab, _lock: &Lock) -> Result<()> {
     }
 }
 
-/// Nodes first: so their inits are reaped by the keeper, not left to the machine's init.
-fn end_processes(journal: &Journal) -> Result<()> {
+/// Nodes first: so their inits are reaped by the keeper, at once, and not left to the machine's init.
+fn end_processes(journal: &Journal, inits: &Inits) -> Result<()> {
     if !owns_cgroup(journal)? {
         return Ok(());
     }
     for node in journal.nodes() {
         cgroup::kill(&journal.node_cgroup(node))?;
     }
-    cgroup::kill(&journal.cgroup)
+    await_burial(inits.all());
+    cgroup::kill(&journal.cgroup)?;
+    await_burial(journal.keeper.into_iter());
+    Ok(())
 }
 
 /// Whether the cgroup at the journal's path is the lab's.
