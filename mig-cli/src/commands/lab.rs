@@ -10,6 +10,7 @@ use crate::lab::{
     enter::{self, Entry},
     keeper, node, probe, status, up,
 };
+use crate::ui::{self, table::Table};
 
 /// A cluster of nodes on this one machine
 ///
@@ -17,9 +18,9 @@ use crate::lab::{
 /// and migd; /shared is one folder for all. Needs root. Nothing of it is left after `down`.
 #[derive(Debug, Args)]
 pub(crate) struct LabArgs {
-    /// Which lab, when there are several [env: MIG_LAB] [default: lab]
-    #[arg(long, global = true)]
-    name: Option<LabName>,
+    /// Which lab, when there are several
+    #[arg(long, global = true, env = "MIG_LAB", default_value = "lab")]
+    name: LabName,
     #[command(subcommand)]
     command: LabCommand,
 }
@@ -74,10 +75,7 @@ enum LabCommand {
 ///
 /// The process must have one thread: it enters namespaces.
 pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
-    let lab = Lab::new(match &args.name {
-        Some(name) => name.clone(),
-        None => default_name()?,
-    });
+    let lab = Lab::new(args.name.clone());
     match &args.command {
         LabCommand::Up { nodes, options } => bring_up(&lab, *nodes, options)?,
         LabCommand::Shell(entry) => return enter::run(&lab, entry),
@@ -106,12 +104,6 @@ pub(crate) fn run(args: &LabArgs) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn default_name() -> Result<LabName> {
-    let name = std::env::var("MIG_LAB").unwrap_or_else(|_| "lab".to_owned());
-    name.parse()
-        .map_err(|error| anyhow::anyhow!("MIG_LAB={name:?}: {error}"))
-}
-
 fn bring_up(lab: &Lab, nodes: u8, options: &up::Options) -> Result<()> {
     let start = std::time::Instant::now();
     up::run(lab, nodes, options)?;
@@ -131,8 +123,7 @@ fn bring_up(lab: &Lab, nodes: u8, options: &up::Options) -> Result<()> {
 
 fn print_status(status: &status::Status, json: bool) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(status)?);
-        return Ok(());
+        return ui::json(status);
     }
     if !status.up {
         eprintln!(
@@ -140,9 +131,8 @@ fn print_status(status: &status::Status, json: bool) -> Result<()> {
             status.name
         );
     }
-    let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING);
-    table.set_header(["NODE", "ADDRESS", "PID", "CPU", "LOAD", "PROCESSES", "MIGD"]);
+    let header = ["NODE", "ADDRESS", "PID", "CPU", "LOAD", "PROCESSES", "MIGD"];
+    let mut table = Table::new(header);
     let dash = || "-".to_owned();
     for node in &status.nodes {
         let migd = match (node.migd_pid, node.migd) {
@@ -150,7 +140,7 @@ fn print_status(status: &status::Status, json: bool) -> Result<()> {
             (Some(pid), false) => format!("silent ({pid})"),
             (None, _) => "down".to_owned(),
         };
-        table.add_row([
+        table.row([
             node.name.to_string(),
             node.address.to_string(),
             node.pid.map_or_else(dash, |pid| pid.to_string()),
@@ -160,9 +150,9 @@ fn print_status(status: &status::Status, json: bool) -> Result<()> {
             migd,
         ]);
     }
-    println!("{table}");
+    ui::line(&table.render())?;
     for (one, other) in &status.cuts {
-        println!("cut: {one} and {other} do not hear each other");
+        ui::line(&format!("cut: {one} and {other} do not hear each other"))?;
     }
     Ok(())
 }

@@ -36,9 +36,6 @@ use std::{fmt, net::Ipv4Addr, path::PathBuf, str::FromStr};
 /// Where the state of all labs lies. Not configurable: `down` must find what `up` made.
 const STATE_ROOT: &str = "/run/mig-lab";
 
-/// Where migd listens for `mig` in every node.
-pub(crate) const MIGD_SOCKET: &str = "/run/mig/migd.sock";
-
 /// The port of migd for its peers.
 const PEER_PORT: u16 = 7440;
 

@@ -3,16 +3,16 @@
 use std::{
     fs::{self, OpenOptions},
     io::Write,
-    os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
+use libmig::api::{Client, NodeInfo, NodeState, Reply, Request, local};
 
 use super::{
-    Lab, MAX_NODES, MIGD_SOCKET, NodeId, cgroup, control,
+    Lab, MAX_NODES, NodeId, cgroup, control,
     control::Order,
     down, identity,
     journal::{Inits, Journal, Lock},
@@ -27,7 +27,7 @@ const READY: Duration = Duration::from_secs(30);
 const LOG_TAIL: usize = 2000;
 
 /// How the nodes of a lab are to be.
-#[derive(Debug, Clone, clap::Args)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct Options {
     /// Let jobs stay where they are: `balance = false` in every migd
     #[arg(long)]
@@ -37,7 +37,7 @@ pub(crate) struct Options {
     bare: bool,
 }
 
-/// Makes a lab of `count` nodes and returns when every migd answers.
+/// Makes a lab of `count` nodes and returns when every migd answers and they are connected.
 pub(crate) fn run(lab: &Lab, count: u8, options: &Options) -> Result<()> {
     if !(1..=MAX_NODES).contains(&count) {
         bail!("a lab has 1 to {MAX_NODES} nodes");
@@ -109,10 +109,15 @@ fn start_keeper(lab: &Lab, lock: &Lock) -> Result<Child> {
     command.spawn().context("start the keeper")
 }
 
-/// Waits until the migd of every node answers.
+/// Waits until the migd of every node answers and is connected to all others.
 fn await_nodes(lab: &Lab, journal: &Journal, keeper: &mut Child) -> Result<()> {
     let deadline = Instant::now() + READY;
     let mut waiting: Vec<_> = journal.nodes().collect();
+    let connected = |inits: &Inits, node| {
+        inits
+            .of(node)
+            .is_some_and(|init| is_connected(init, journal.nodes))
+    };
     while !waiting.is_empty() {
         if let Some(status) = keeper.try_wait().context("watch the keeper")? {
             bail!("the keeper ended: {status}");
@@ -121,8 +126,8 @@ fn await_nodes(lab: &Lab, journal: &Journal, keeper: &mut Child) -> Result<()> {
         let mut still = Vec::new();
         for node in waiting {
             match readiness(lab, &inits, node, journal.bare) {
-                Readiness::Answers => {}
-                Readiness::NotYet => still.push(node),
+                Readiness::Answers if journal.bare || connected(&inits, node) => {}
+                Readiness::Answers | Readiness::NotYet => still.push(node),
                 Readiness::MigdEnded => bail!("migd of {node} ended"),
             }
         }
@@ -159,10 +164,29 @@ fn readiness(lab: &Lab, inits: &Inits, node: NodeId, bare: bool) -> Readiness {
     }
 }
 
-/// Whether migd of the node with that init accepts callers.
+/// What migd of the node with that init says about the cluster's nodes; None while it does not answer.
+fn ask_nodes(init: ProcessId) -> Option<Vec<NodeInfo>> {
+    let socket = format!("/proc/{}/root{}", init.pid, local::SOCKET);
+    let mut client = Client::connect(Path::new(&socket)).ok()?;
+    match client.ask(&Request::Nodes {}, |_| {}) {
+        Ok(Reply::Nodes(nodes)) => Some(nodes),
+        _ => None,
+    }
+}
+
+/// Whether migd of the node with that init answers.
 pub(crate) fn migd_answers(init: ProcessId) -> bool {
-    let socket = format!("/proc/{}/root{MIGD_SOCKET}", init.pid);
-    UnixStream::connect(socket).is_ok()
+    ask_nodes(init).is_some()
+}
+
+/// Whether migd of the node with that init is connected to all others.
+fn is_connected(init: ProcessId, nodes: u8) -> bool {
+    let heard = ask_nodes(init).unwrap_or_default();
+    let up = heard
+        .iter()
+        .filter(|node| node.state != NodeState::Down)
+        .count();
+    up == usize::from(nodes)
 }
 
 /// This very `mig`, and the `migd` that was built with it.
@@ -208,7 +232,7 @@ pub(crate) fn await_migd(lab: &Lab, node: NodeId) -> Result<()> {
 }
 
 /// The ends of all logs, for an error message.
-fn log_tails(lab: &Lab, count: u8) -> String {
+pub(crate) fn log_tails(lab: &Lab, count: u8) -> String {
     let nodes = NodeId::all(count).map(|node| (node.to_string(), lab.node_log(node)));
     let keeper = ("the keeper".to_owned(), lab.keeper_log());
     let mut text = String::new();
