@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::demo::DemoArgs;
 use crate::commands::kill::KillArgs;
 use crate::commands::lab::LabArgs;
 use crate::commands::r#move::MoveArgs;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Kill(KillArgs),
     Wait(WaitArgs),
     Lab(LabArgs),
+    Demo(DemoArgs),
 }
 
 #[cfg(test)]

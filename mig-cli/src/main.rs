@@ -4,6 +4,7 @@
 
 mod cli;
 mod commands;
+mod demo;
 mod exit;
 mod lab;
 mod ui;
@@ -36,6 +37,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Kill(args) => commands::kill::run(args)?,
         Command::Wait(args) => commands::wait::run(args)?,
         Command::Lab(args) => return commands::lab::run(args),
+        Command::Demo(args) => return commands::demo::run(args),
     };
     Ok(ExitCode::from(code))
 }
