@@ -5,7 +5,7 @@
  * miss an event nor see one too many.
  *
  * Modes: pipe eventfd tty fifo epoll_forever poll_forever futex
- * wait4 waitid flock write_full timerfd signalfd
+ * wait4 waitid write_full timerfd signalfd
  * and by signals (whose handler's EINTR is the wanted one):
  * pause sigsuspend sigwaitinfo ppoll_mask
  */
@@ -13,7 +13,6 @@
 #include <linux/futex.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <sys/file.h>
 #include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <termios.h>
@@ -62,10 +61,6 @@ static void make_objects(void)
 		struct itimerspec each = { { 0, 30 * WL_MS }, { 0, 30 * WL_MS } };
 		in = MUST(timerfd_create(CLOCK_MONOTONIC, 0));
 		MUST(timerfd_settime(in, 0, &each, NULL));
-	} else if (wl_mode("flock")) {
-		const char *path = wl_path("lock");
-		in = MUST(open(path, O_CREAT | O_RDWR, 0600));
-		unlink(path);
 	} else {
 		MUST(pipe(ends));
 		in = ends[0];
@@ -146,31 +141,6 @@ static int wait_for_child(void)
 	return 0;
 }
 
-static int wait_for_lock(void)
-{
-	/* Another open file description of the same file, held for 30 ms by a child. */
-	int ready[2], error = 0;
-	char path[64], byte;
-	MUST(pipe(ready));
-	pid_t pid = wl_fork();
-	if (!pid) {
-		snprintf(path, sizeof path, "/proc/self/fd/%d", in);
-		MUST(flock(MUST(open(path, O_RDWR)), LOCK_EX));
-		MUST(write(ready[1], "", 1));
-		wl_nap(30 * WL_MS);
-		_exit(0);
-	}
-	while (read(ready[0], &byte, 1) < 0)
-		CHECK(errno == EINTR, "read: %s", strerror(errno));
-	if (flock(in, LOCK_EX))
-		error = errno;
-	flock(in, LOCK_UN);
-	close(ready[0]);
-	close(ready[1]);
-	waitpid(pid, NULL, 0);
-	return error;
-}
-
 /* Waits for one event; 0, or the errno that the program should not have seen. */
 static int wait_once(void)
 {
@@ -181,8 +151,6 @@ static int wait_once(void)
 	errno = 0;
 	if (wl_mode("wait4") || wl_mode("waitid"))
 		return wait_for_child();
-	if (wl_mode("flock"))
-		return wait_for_lock();
 	if (wl_mode("pause") || wl_mode("sigsuspend")) {
 		/* SIGUSR1 is blocked outside sigsuspend, so none is lost; pause may lose one. */
 		result = wl_mode("pause") ? pause() : sigsuspend(&without_usr1);
@@ -243,7 +211,7 @@ int main(int argc, char **argv)
 			;
 	fcntl(out, F_SETFL, wl_mode("tty") || wl_mode("eventfd") || wl_mode("fifo") ? O_RDWR : O_WRONLY);
 	pid_t parent = getpid();
-	bool own_events = wl_mode("wait4") || wl_mode("waitid") || wl_mode("flock") || wl_mode("timerfd");
+	bool own_events = wl_mode("wait4") || wl_mode("waitid") || wl_mode("timerfd");
 	if (!own_events && !wl_fork())
 		make_events(parent);
 	wl_ready();

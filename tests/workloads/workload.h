@@ -20,6 +20,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
@@ -241,6 +242,87 @@ WL_API const char *wl_path(const char *name)
 	char *path = paths[next++ % 8];
 	snprintf(path, PATH_MAX, "%s/%s.%d", wl_opt("dir", "/tmp"), name, (int)getpid());
 	return path;
+}
+
+/* Sends SIGSEGV's address and code here instead of ending the program. */
+struct wl_fault {
+	sigjmp_buf back;
+	volatile sig_atomic_t armed;
+	void *volatile address;
+	volatile int code;
+};
+static struct wl_fault wl_fault;
+
+static void wl_on_fault(int signal, siginfo_t *info, void *context)
+{
+	(void)context;
+	if (!wl_fault.armed)
+		wl_fail("signal %d at %p", signal, info->si_addr);
+	wl_fault.armed = 0;
+	wl_fault.address = info->si_addr;
+	wl_fault.code = info->si_code;
+	siglongjmp(wl_fault.back, 1);
+}
+
+/* si_code of the SIGSEGV that the access gives, or 0 when it succeeds. */
+WL_API __attribute__((noinline)) int wl_probe(volatile uint8_t *address, bool write)
+{
+	struct sigaction action = { .sa_sigaction = wl_on_fault, .sa_flags = SA_SIGINFO };
+	sigaction(SIGSEGV, &action, NULL);
+	if (sigsetjmp(wl_fault.back, 1)) {
+		CHECK(wl_fault.address == address, "fault at %p, not %p", wl_fault.address, address);
+		return wl_fault.code;
+	}
+	wl_fault.armed = 1;
+	uint8_t value = *address;
+	if (write)
+		*address = value;
+	wl_fault.armed = 0;
+	return 0;
+}
+
+/* A line of /proc/self/FILE that starts with `start`, without it; "" when there is none. */
+WL_API const char *wl_proc(const char *file, const char *start)
+{
+	static char line[4096];
+	char path[64];
+	snprintf(path, sizeof path, "/proc/self/%s", file);
+	FILE *stream = fopen(path, "re");
+	CHECK(stream, "%s: %s", path, strerror(errno));
+	bool found = false;
+	while (!found && fgets(line, sizeof line, stream))
+		found = !strncmp(line, start, strlen(start));
+	fclose(stream);
+	line[strcspn(line, "\n")] = 0;
+	return found ? line + strlen(start) : "";
+}
+
+/* The mapping that begins at an address: its permissions and VmFlags. */
+struct wl_mapping {
+	uintptr_t start, end;
+	char permissions[5], flags[256];
+};
+
+WL_API bool wl_find_mapping(const void *address, struct wl_mapping *found)
+{
+	static char line[4096];
+	FILE *stream = fopen("/proc/self/smaps", "re");
+	CHECK(stream, "smaps: %s", strerror(errno));
+	bool inside = false, done = false;
+	while (!done && fgets(line, sizeof line, stream)) {
+		struct wl_mapping head;
+		if (sscanf(line, "%lx-%lx %4s", &head.start, &head.end, head.permissions) == 3) {
+			inside = head.start <= (uintptr_t)address && (uintptr_t)address < head.end;
+			if (inside)
+				*found = head;
+		} else if (inside && !strncmp(line, "VmFlags:", 8)) {
+			snprintf(found->flags, sizeof found->flags, "%.250s", line + 8);
+			found->flags[strcspn(found->flags, "\n")] = ' ';
+			done = true;
+		}
+	}
+	fclose(stream);
+	return done;
 }
 
 /* Anonymous memory shared with the children made later. */
