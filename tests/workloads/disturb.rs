@@ -3,11 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use libmig::sys::HostPid;
+use libmig::sys::ptrace::{self, Event, PtraceError, Waited};
 use mig_tests::workload::Running;
-use nix::errno::Errno;
-use nix::sys::ptrace;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 fn pid(running: &Running) -> Result<Pid> {
@@ -38,12 +37,10 @@ pub(crate) fn interrupt_by_ptrace(running: &Running) -> Result<()> {
     let process = procfs::process::Process::new(pid(running)?.as_raw())?;
     let mut seized = Vec::new();
     for task in process.tasks()? {
-        let thread = Pid::from_raw(task?.tid);
-        match ptrace::seize(thread, ptrace::Options::empty()) {
-            Ok(()) => seized.push(thread),
-            // It has ended meanwhile.
-            Err(Errno::ESRCH | Errno::EPERM) => {}
-            Err(error) => return Err(error).context("seizing"),
+        let thread = HostPid::new(task?.tid);
+        // It may have ended meanwhile.
+        if ptrace::seize(thread, ptrace::Options::empty()).is_ok() {
+            seized.push(thread);
         }
     }
     for &thread in &seized {
@@ -52,20 +49,20 @@ pub(crate) fn interrupt_by_ptrace(running: &Running) -> Result<()> {
     seized.into_iter().try_for_each(release)
 }
 
-/// Takes thread to its interrupt stop and detaches it; signals that come first are passed on.
-fn release(thread: Pid) -> Result<()> {
+/// Takes a thread to its interrupt stop and detaches it; signals that come first are passed on.
+fn release(thread: HostPid) -> Result<()> {
     loop {
-        match waitpid(thread, Some(WaitPidFlag::__WALL)) {
-            Ok(WaitStatus::PtraceEvent(..)) => match ptrace::detach(thread, None) {
-                Ok(()) | Err(Errno::ESRCH) => return Ok(()),
-                Err(error) => return Err(error).context("detaching"),
-            },
-            Ok(WaitStatus::Stopped(_, signal)) => ptrace::cont(thread, signal)?,
-            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) | Err(Errno::ECHILD) => {
-                return Ok(());
+        match ptrace::wait(thread) {
+            Ok(Waited::Stopped(stopped, Event::Signal(signal))) => {
+                let _ = stopped.cont(signal);
             }
-            Ok(_) => {}
-            Err(error) => return Err(error).context("waiting for a stop"),
+            Ok(Waited::Stopped(stopped, _)) => {
+                return match stopped.detach() {
+                    Ok(()) | Err(PtraceError::Gone { .. }) => Ok(()),
+                    Err(error) => Err(error).context("detaching"),
+                };
+            }
+            _ => return Ok(()),
         }
     }
 }

@@ -205,7 +205,7 @@ static void transfer(int fd, void *area, size_t bytes, bool writing)
 		/* Only the first process closes its ends in peace. */
 		if (n == 0 && answering)
 			_exit(0);
-		CHECK(n > 0, "%s: %s", writing ? "write" : "read", strerror(errno));
+		CHECK(n > 0, "%s: %s", writing ? "write" : "read", n ? strerror(errno) : "the other side is gone");
 		done += (size_t)n;
 	}
 }

@@ -1,0 +1,224 @@
+//! Workloads that hold descriptors, and those whose state is always in transition.
+
+use super::{Workload, of};
+
+pub(super) const FILES: &[Workload] = &[
+    of(
+        "files",
+        "files-regular",
+        &["--mode", "regular"],
+        "offsets, flags and numbers of regular files",
+        &["offset", "append", "cloexec"],
+    )
+    .single(),
+    of(
+        "files",
+        "files-opath",
+        &["--mode", "regular", "--opath", "1"],
+        "an O_PATH descriptor",
+        &[],
+    )
+    .single(),
+    of(
+        "files",
+        "files-shared",
+        &["--mode", "shared"],
+        "open file descriptions shared by dup and fork",
+        &["split"],
+    ),
+    of(
+        "files",
+        "files-unlinked",
+        &["--mode", "unlinked"],
+        "files without a name, with holes",
+        &["contents", "holes", "same"],
+    )
+    .single(),
+    of(
+        "files",
+        "files-directory",
+        &["--mode", "directory"],
+        "a directory read half-way",
+        &["position"],
+    )
+    .single(),
+    of(
+        "files",
+        "files-devices",
+        &["--mode", "devices"],
+        "null, zero, full, random and urandom",
+        &["device"],
+    )
+    .single(),
+    of(
+        "files",
+        "files-owner",
+        &["--mode", "owner"],
+        "SIGIO with its owner and signal",
+        &["owner"],
+    )
+    .single(),
+    of(
+        "pipes",
+        "pipes-contents",
+        &["--mode", "contents"],
+        "pipes with bytes in them",
+        &["lost", "more"],
+    )
+    .single(),
+    of(
+        "pipes",
+        "pipes-full",
+        &["--mode", "full"],
+        "full and enlarged pipes",
+        &["room"],
+    )
+    .single(),
+    of(
+        "pipes",
+        "pipes-packets",
+        &["--mode", "packets"],
+        "packet mode",
+        &["merged"],
+    )
+    .single(),
+    of(
+        "pipes",
+        "pipes-closed",
+        &["--mode", "closed"],
+        "pipes with one end closed",
+        &["open"],
+    )
+    .single(),
+    of(
+        "pipes",
+        "pipes-fifo",
+        &["--mode", "fifo"],
+        "a FIFO with contents",
+        &["lost"],
+    )
+    .single(),
+    of(
+        "pipes",
+        "pipes-passed",
+        &["--mode", "passed"],
+        "pipes between processes, with data on its way",
+        &["order"],
+    ),
+    of(
+        "events",
+        "events-eventfd",
+        &["--mode", "eventfd"],
+        "eventfd counters, also as a semaphore",
+        &["count"],
+    )
+    .single(),
+    of(
+        "events",
+        "events-timerfd",
+        &["--mode", "timerfd"],
+        "timerfd: expirations, interval, remaining time",
+        &["ticks", "remaining"],
+    )
+    .single(),
+    of(
+        "events",
+        "events-signalfd",
+        &["--mode", "signalfd"],
+        "signalfd and its mask",
+        &["mask"],
+    )
+    .single(),
+    of(
+        "events",
+        "events-epoll",
+        &["--mode", "epoll"],
+        "epoll: level, edge, oneshot, nested, closed descriptor",
+        &["lost", "oneshot", "data"],
+    )
+    .single(),
+    of(
+        "ptys",
+        "ptys-canonical",
+        &["--mode", "canonical"],
+        "a pty with typed lines pending",
+        &["lost"],
+    )
+    .single(),
+    of(
+        "ptys",
+        "ptys-raw",
+        &["--mode", "raw"],
+        "a raw pty with bytes both ways",
+        &["lost"],
+    )
+    .single(),
+    of(
+        "ptys",
+        "ptys-settings",
+        &["--mode", "settings"],
+        "modes, window size and packet mode of ptys",
+        &["window", "mode"],
+    )
+    .single(),
+    of(
+        "ptys",
+        "ptys-control",
+        &["--mode", "control"],
+        "a controlling terminal: session, foreground group, ^C",
+        &["foreground"],
+    ),
+];
+
+pub(super) const TRANSITIONS: &[Workload] = &[
+    of(
+        "stress",
+        "stress-fork",
+        &["--mode", "fork"],
+        "a move in the middle of fork, exit and wait",
+        &["status"],
+    ),
+    of(
+        "stress",
+        "stress-exec",
+        &["--mode", "exec"],
+        "a move in the middle of vfork and exec",
+        &["status"],
+    ),
+    of(
+        "stress",
+        "stress-threads",
+        &["--mode", "threads"],
+        "a move in the middle of thread creation and end",
+        &["count"],
+    ),
+    of(
+        "stress",
+        "stress-memory",
+        &["--mode", "memory"],
+        "a random walk of mmap, munmap, mremap, mprotect and madvise",
+        &["page"],
+    )
+    .single(),
+    of(
+        "stress",
+        "stress-pingpong",
+        &["--mode", "pingpong"],
+        "two processes that answer each other with checksums",
+        &["word"],
+    ),
+    of(
+        "stress",
+        "stress-signals",
+        &["--mode", "signals"],
+        "two processes that send each other signals without end",
+        &["lost"],
+    ),
+    of(
+        "stress",
+        "stress-log",
+        &["--mode", "log"],
+        "a log with sequence numbers, appended by several processes",
+        &["gap"],
+    ),
+];

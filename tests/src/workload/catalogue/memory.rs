@@ -1,0 +1,163 @@
+//! Workloads that hold memory of every kind.
+
+use super::{Workload, of};
+
+pub(super) const MEMORY: &[Workload] = &[
+    of(
+        "spin",
+        "spin",
+        &[],
+        "the smallest program, for the pause",
+        &[],
+    )
+    .single(),
+    of(
+        "spin",
+        "spin-pages",
+        &["--size-mb", "64"],
+        "a heap that is written all the time",
+        &["page"],
+    )
+    .single(),
+    of(
+        "heap",
+        "heap-big",
+        &["--mode", "big"],
+        "256 MiB with checksums",
+        &["page"],
+    )
+    .single(),
+    of(
+        "heap",
+        "heap-brk",
+        &["--mode", "brk"],
+        "the end of the heap and its growth",
+        &["brk"],
+    )
+    .single(),
+    of(
+        "heap",
+        "heap-malloc",
+        &["--mode", "malloc"],
+        "the allocator's blocks",
+        &["block"],
+    )
+    .single(),
+    of(
+        "heap",
+        "heap-stack",
+        &["--mode", "stack"],
+        "a deep stack and its growth",
+        &["stack"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-cow",
+        &["--mode", "cow"],
+        "private file mappings with written pages",
+        &["written"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-none",
+        &["--mode", "none"],
+        "contents under PROT_NONE",
+        &["contents", "protection"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-protections",
+        &["--mode", "protections"],
+        "protections of single pages",
+        &["protection"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-guard",
+        &["--mode", "guard"],
+        "guard regions (MADV_GUARD_INSTALL)",
+        &["guard"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-huge",
+        &["--mode", "huge"],
+        "transparent huge pages",
+        &["advice"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-sparse",
+        &["--mode", "sparse"],
+        "64 GiB reserved, few pages used",
+        &["page"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-many",
+        &["--mode", "many"],
+        "4,000 mappings",
+        &["mapping", "protection"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-growsdown",
+        &["--mode", "growsdown"],
+        "MAP_GROWSDOWN",
+        &["page"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-advice",
+        &["--mode", "advice"],
+        "madvise flags",
+        &["advice"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-lock",
+        &["--mode", "lock"],
+        "mlock and MLOCK_ONFAULT",
+        &["lock"],
+    )
+    .single(),
+    of(
+        "shared",
+        "shared-anonymous",
+        &["--mode", "anonymous"],
+        "anonymous memory shared by parent and children",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-file",
+        &["--mode", "file"],
+        "a shared file mapping",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-memfd",
+        &["--mode", "memfd"],
+        "a memfd mapped twice, sealed and named",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-memfd-write",
+        &["--mode", "memfd_write"],
+        "a memfd changed by write alone",
+        &["stale"],
+    )
+    .single(),
+];

@@ -1,0 +1,192 @@
+//! Workloads that hold threads, identity, signals, timers and trees of processes.
+
+use super::{Workload, of};
+
+pub(super) const THREADS: &[Workload] = &[
+    of(
+        "threads",
+        "threads-state",
+        &["--mode", "state"],
+        "TIDs, TLS, names, masks and alternate stacks of 50 threads",
+        &["name", "mask", "tls", "altstack", "tid"],
+    ),
+    of(
+        "threads",
+        "threads-locks",
+        &["--mode", "locks"],
+        "mutexes, conditions and rwlocks",
+        &["total"],
+    ),
+    of(
+        "threads",
+        "threads-robust",
+        &["--mode", "robust"],
+        "a robust mutex that is held",
+        &["owner"],
+    ),
+    of(
+        "threads",
+        "threads-rseq",
+        &["--mode", "rseq", "--count", "4"],
+        "restartable sequences",
+        &["cpu"],
+    ),
+    of(
+        "threads",
+        "threads-join",
+        &["--mode", "join"],
+        "threads that come and go",
+        &["value"],
+    ),
+];
+
+pub(super) const PROCESS: &[Workload] = &[
+    of(
+        "clocks",
+        "clocks",
+        &[],
+        "clocks by the vDSO and by system calls",
+        &["back", "jump"],
+    )
+    .single(),
+    of(
+        "identity",
+        "identity-program",
+        &["--mode", "program"],
+        "auxv, executable, names, command line, IDs",
+        &["damage"],
+    )
+    .single(),
+    of(
+        "identity",
+        "identity-limits",
+        &["--mode", "limits"],
+        "rlimits, umask, cwd, nice, OOM score, prctl flags",
+        &["damage"],
+    )
+    .single(),
+    of(
+        "identity",
+        "identity-affinity",
+        &["--mode", "affinity"],
+        "the CPU mask",
+        &["damage"],
+    )
+    .single(),
+    of(
+        "identity",
+        "identity-credentials",
+        &["--mode", "credentials"],
+        "IDs, groups, capabilities, securebits",
+        &["damage"],
+    )
+    .single(),
+    of(
+        "signals",
+        "signals-actions",
+        &["--mode", "actions"],
+        "signal actions",
+        &["action"],
+    )
+    .single(),
+    of(
+        "signals",
+        "signals-pending",
+        &["--mode", "pending"],
+        "pending signals with their siginfo, and the mask",
+        &["lost", "mask"],
+    )
+    .single(),
+    of(
+        "signals",
+        "signals-altstack",
+        &["--mode", "altstack"],
+        "handlers on an alternate stack",
+        &["frame"],
+    )
+    .single(),
+    of(
+        "signals",
+        "signals-count",
+        &["--mode", "count"],
+        "real-time signals between two processes, none lost or twice",
+        &["lost"],
+    ),
+    of(
+        "timers",
+        "timers-real",
+        &["--mode", "real"],
+        "ITIMER_REAL",
+        &["often", "silent"],
+    )
+    .single(),
+    of(
+        "timers",
+        "timers-virtual",
+        &["--mode", "virtual"],
+        "ITIMER_VIRTUAL",
+        &["often", "silent"],
+    )
+    .single(),
+    of(
+        "timers",
+        "timers-prof",
+        &["--mode", "prof"],
+        "ITIMER_PROF",
+        &["often", "silent"],
+    )
+    .single(),
+    of(
+        "timers",
+        "timers-posix",
+        &["--mode", "posix"],
+        "POSIX timers: numbers, values, threads",
+        &["number", "value"],
+    ),
+    of(
+        "timers",
+        "timers-long",
+        &["--mode", "long"],
+        "one-shot timers that are far ahead",
+        &["late", "again"],
+    )
+    .single(),
+];
+
+pub(super) const TREES: &[Workload] = &[
+    of(
+        "tree",
+        "tree-family",
+        &["--mode", "family"],
+        "parents, children and grandchildren",
+        &["group", "death"],
+    ),
+    of(
+        "tree",
+        "tree-zombies",
+        &["--mode", "zombies"],
+        "dead children with all kinds of status",
+        &["reaped"],
+    ),
+    of(
+        "tree",
+        "tree-orphans",
+        &["--mode", "orphans"],
+        "processes whose parent is dead",
+        &["group", "death"],
+    ),
+    of(
+        "tree",
+        "tree-sessions",
+        &["--mode", "sessions"],
+        "sessions and groups, also without their leaders",
+        &["group", "death"],
+    ),
+    of(
+        "tree",
+        "tree-stopped",
+        &["--mode", "stopped"],
+        "a stopped child, and what its parent is told",
+        &["continued", "counted"],
+    ),
+];
