@@ -12,12 +12,12 @@ pub(super) fn all() -> Vec<Workload> {
         REGISTERS,
         SLEEPS,
         WAITS,
-        MEMORY,
-        THREADS,
-        PROCESS,
-        TREES,
-        FILES,
-        TRANSITIONS,
+        memory::MEMORY,
+        process::THREADS,
+        process::PROCESS,
+        process::TREES,
+        files::FILES,
+        files::TRANSITIONS,
     ]
     .concat()
 }
