@@ -88,6 +88,8 @@ pub enum FileObject {
     Epoll(Vec<EpollEntry>),
     /// memfd_create(2) or a shared memory object opened by name.
     Shared(SharedId),
+    /// The slave of a pty, opened as /dev/tty.
+    ControllingTty(TtyId),
 }
 
 /// Which of the job's three standard streams a pipe end is.
@@ -170,6 +172,9 @@ pub struct Pipe {
     pub contents: Vec<serde_bytes::ByteBuf>,
     /// O_DIRECT packet mode.
     pub packets: bool,
+    /// Owner, group and mode of a pipe without a name: whoever opens
+    /// `/dev/stdin` again is judged by them.
+    pub owner: (u32, u32, u32),
 }
 
 /// A pseudo-terminal.
@@ -203,6 +208,8 @@ pub struct Tty {
     pub output: Vec<u8>,
     /// Whether any slave is open anywhere in the tree.
     pub slave_open: bool,
+    /// Whether the master reads EIO because every slave has been closed.
+    pub hung_up: bool,
 }
 
 /// A piece of a terminal's input queue.

@@ -14,5 +14,6 @@ pub mod ptrace;
 pub mod remote;
 pub mod sched;
 pub mod tty;
+pub mod tty_queue;
 
 pub use pid::HostPid;
