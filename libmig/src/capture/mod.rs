@@ -1,6 +1,7 @@
 //! A live process tree -> an image.
 
 mod error;
+pub mod files;
 mod freeze;
 mod hold;
 mod interrupted;

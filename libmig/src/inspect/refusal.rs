@@ -40,7 +40,7 @@ impl Refusal {
 }
 
 /// A file lock or lease.
-pub(super) fn locked(locks: &[String]) -> Refusal {
+pub(crate) fn locked(locks: &[String]) -> Refusal {
     let kind = locks
         .first()
         .and_then(|line| line.split_whitespace().nth(1))
@@ -56,7 +56,7 @@ pub(super) fn locked(locks: &[String]) -> Refusal {
 }
 
 /// A socket.
-pub(super) fn socket() -> Refusal {
+pub(crate) fn socket() -> Refusal {
     Refusal::new(
         "socket",
         "sockets cannot move yet",
@@ -65,7 +65,7 @@ pub(super) fn socket() -> Refusal {
 }
 
 /// An anonymous inode that is not one of the four known kinds.
-pub(super) fn anonymous(name: &[u8]) -> Refusal {
+pub(crate) fn anonymous(name: &[u8]) -> Refusal {
     let name = String::from_utf8_lossy(name);
     let name = name.trim_start_matches('[').trim_end_matches(']');
     let (reason, remedy) = match name {
@@ -95,7 +95,7 @@ pub(super) fn anonymous(name: &[u8]) -> Refusal {
 }
 
 /// A device that other nodes do not have.
-pub(super) fn device(name: &str) -> Refusal {
+pub(crate) fn device(name: &str) -> Refusal {
     Refusal::new(
         name,
         "the device belongs to this node",
@@ -104,7 +104,7 @@ pub(super) fn device(name: &str) -> Refusal {
 }
 
 /// A terminal of another devpts, or one whose other side is outside.
-pub(super) fn foreign_terminal(name: &str) -> Refusal {
+pub(crate) fn foreign_terminal(name: &str) -> Refusal {
     Refusal::new(
         name,
         "the other side of this terminal is outside of the job",
@@ -113,7 +113,7 @@ pub(super) fn foreign_terminal(name: &str) -> Refusal {
 }
 
 /// A pipe or FIFO that someone else holds too.
-pub(super) fn foreign_pipe(name: &str) -> Refusal {
+pub(crate) fn foreign_pipe(name: &str) -> Refusal {
     Refusal::new(
         name,
         "the other end is held by a process that is not part of the job",
@@ -122,7 +122,7 @@ pub(super) fn foreign_pipe(name: &str) -> Refusal {
 }
 
 /// A file of a file system that describes this node.
-pub(super) fn foreign_file_system(kind: &str, name: &str) -> Refusal {
+pub(crate) fn foreign_file_system(kind: &str, name: &str) -> Refusal {
     Refusal::new(
         name,
         format!("it is a file of {kind}, which is about this node"),
@@ -131,7 +131,7 @@ pub(super) fn foreign_file_system(kind: &str, name: &str) -> Refusal {
 }
 
 /// Something other than a regular file whose name is gone.
-pub(super) fn deleted(kind: &str) -> Refusal {
+pub(crate) fn deleted(kind: &str) -> Refusal {
     Refusal::new(
         kind,
         format!("the {kind} has been deleted while it was open"),
@@ -140,7 +140,7 @@ pub(super) fn deleted(kind: &str) -> Refusal {
 }
 
 /// A file with another hard link, or one that a rename or a mount has hidden.
-pub(super) fn misnamed(name: &str) -> Refusal {
+pub(crate) fn misnamed(name: &str) -> Refusal {
     Refusal::new(
         name,
         "its name is gone or means another file now, and other links of it exist",
@@ -149,10 +149,28 @@ pub(super) fn misnamed(name: &str) -> Refusal {
 }
 
 /// A kind of file that this version has never heard of.
-pub(super) fn unknown(name: &str) -> Refusal {
+pub(crate) fn unknown(name: &str) -> Refusal {
     Refusal::new(
         name,
         "this kind of file is not known to this version of mig",
         "close it before the move",
+    )
+}
+
+/// SIGIO goes to a process outside of the job.
+pub(crate) fn foreign_owner(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "its SIGIO goes to a process that is not part of the job",
+        "close it before the move",
+    )
+}
+
+/// An epoll entry whose file no process of the tree has open.
+pub(crate) fn foreign_interest(number: i32) -> Refusal {
+    Refusal::new(
+        "epoll",
+        format!("it watches a file, once fd {number}, that no process of the job has open"),
+        "let the program remove what it watches before it closes it",
     )
 }

@@ -13,6 +13,7 @@ mod build;
 pub mod cgroup;
 pub mod clocks;
 mod error;
+pub mod files;
 mod finish;
 mod grow;
 mod hold;

@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(before, after);
         // And the program reads what was typed.
         let mut buffer = [0; 100];
-        let mut read = || rustix::io::read(&slave, &mut buffer).map(|n| n).unwrap();
+        let mut read = || rustix::io::read(&slave, &mut buffer).unwrap();
         assert_eq!([read(), read(), read(), read()], [4, 4, 0, 4]);
         rustix::io::write(&master, b"\n").unwrap();
         let count = rustix::io::read(&slave, &mut buffer).unwrap();

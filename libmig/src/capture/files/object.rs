@@ -1,0 +1,184 @@
+//! What each open file description is open on.
+
+use std::collections::BTreeMap;
+
+use super::{
+    CapsuleStdio, FileSource, FileTables, FilesError, SharedRegistry, UnlinkedContents, epoll,
+    owner, pipe,
+    table::{Found, Table},
+    terminal::Terminals,
+};
+use crate::{
+    image::{FileId, FileObject, FilePath, OpenFile, Pipe, PipeId, TimerFile, UnlinkedFile},
+    inspect::fd::{Kind, Seen},
+    sys::{descriptor, tty},
+};
+
+/// __O_TMPFILE, which says how the file was made and not how it is open.
+const O_TMPFILE: i32 = 0o20_000_000;
+
+/// The objects behind the descriptions, as they are found.
+pub(super) struct Objects<'a> {
+    processes: &'a [FileSource<'a>],
+    table: &'a Table,
+    shared: &'a mut SharedRegistry,
+    terminals: Terminals<'a>,
+    pipes: Vec<Pipe>,
+    pipe_ids: BTreeMap<(u64, u64), PipeId>,
+    unlinked: UnlinkedContents,
+    unlinked_ids: BTreeMap<(u64, u64), FileId>,
+}
+
+impl<'a> Objects<'a> {
+    pub(super) fn new(
+        processes: &'a [FileSource<'a>],
+        stdio: &'a CapsuleStdio,
+        table: &'a Table,
+        shared: &'a mut SharedRegistry,
+    ) -> Self {
+        Self {
+            processes,
+            table,
+            shared,
+            terminals: Terminals::new(processes, stdio, table),
+            pipes: Vec::new(),
+            pipe_ids: BTreeMap::new(),
+            unlinked: UnlinkedContents::default(),
+            unlinked_ids: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn capture(mut self) -> Result<FileTables, FilesError> {
+        let mut files = Vec::with_capacity(self.table.files.len());
+        for (found, file) in self.table.files.iter().zip(0..) {
+            files.push(OpenFile {
+                flags: flags(found)?,
+                position: found.seen.info.position,
+                owner: owner::capture(self.processes, found)?,
+                object: self.object(file, found)?,
+            });
+        }
+        Ok(FileTables {
+            files,
+            pipes: self.pipes,
+            ttys: self.terminals.capture()?,
+            descriptors: self.table.descriptors.clone(),
+            unlinked: self.unlinked,
+        })
+    }
+
+    fn object(&mut self, file: FileId, found: &Found) -> Result<FileObject, FilesError> {
+        let info = &found.seen.info;
+        Ok(match found.kind {
+            Kind::Named => FileObject::Path(path(&found.seen)),
+            Kind::Unlinked => self.unlinked(file, found)?,
+            Kind::Memfd => {
+                let interned = self.shared.intern(&found.copy, &found.seen.link);
+                FileObject::Shared(interned.map_err(|source| FilesError::Shared {
+                    pid: found.pid,
+                    number: found.seen.number,
+                    source,
+                })?)
+            }
+            Kind::Device => {
+                let (major, minor) = found.seen.device();
+                FileObject::Device {
+                    path: path(&found.seen),
+                    major,
+                    minor,
+                }
+            }
+            Kind::Pipe | Kind::Fifo => FileObject::Pipe(self.pipe(found)?),
+            Kind::Stdio(stream) => FileObject::Stdio(stream),
+            Kind::TtyMaster(index) => FileObject::TtyMaster(self.terminals.id(index)),
+            Kind::TtySlave(index) => FileObject::TtySlave(self.terminals.slave(index, found)?),
+            Kind::ControllingTty => {
+                let device = tty::device(&found.copy).map_err(found.host("the terminal"))?;
+                FileObject::ControllingTty(self.terminals.slave(device.1, found)?)
+            }
+            Kind::Event => {
+                let (count, semaphore) = info.event.unwrap_or_default();
+                FileObject::Event { count, semaphore }
+            }
+            Kind::Timer => FileObject::Timer(self.timer(found)?),
+            Kind::Signal => FileObject::Signal {
+                mask: info.signal_mask.unwrap_or_default(),
+            },
+            Kind::Epoll => {
+                FileObject::Epoll(epoll::interest(self.processes, self.table, file, found)?)
+            }
+        })
+    }
+
+    fn pipe(&mut self, found: &Found) -> Result<PipeId, FilesError> {
+        let key = (found.seen.stat.st_dev, found.seen.stat.st_ino);
+        if let Some(known) = self.pipe_ids.get(&key) {
+            return Ok(*known);
+        }
+        let pipe = pipe::capture(self.table, found)?;
+        let id = PipeId::try_from(self.pipes.len()).expect("fewer pipes than descriptors");
+        self.pipes.push(pipe);
+        self.pipe_ids.insert(key, id);
+        Ok(id)
+    }
+
+    fn unlinked(&mut self, file: FileId, found: &Found) -> Result<FileObject, FilesError> {
+        let stat = &found.seen.stat;
+        let key = (stat.st_dev, stat.st_ino);
+        let same_as = self.unlinked_ids.get(&key).copied();
+        if same_as.is_none() {
+            self.unlinked_ids.insert(key, file);
+            self.unlinked.add(file, found)?;
+        }
+        Ok(FileObject::Unlinked(UnlinkedFile {
+            path: found.seen.path_before_unlink().to_vec(),
+            mode: stat.st_mode,
+            uid: stat.st_uid,
+            gid: stat.st_gid,
+            size: u64::try_from(stat.st_size).unwrap_or(0),
+            same_as,
+        }))
+    }
+
+    /// A periodic timer that has expired stands still until somebody reads it
+    /// or asks for the time left; only then does the kernel count what was missed.
+    fn timer(&self, found: &Found) -> Result<TimerFile, FilesError> {
+        let timer = found.seen.info.timer;
+        let timer = timer.expect("a descriptor is a timer only if fdinfo says so");
+        if timer.ticks == 0 || timer.interval_ns == 0 || timer.remaining_ns != 0 {
+            return Ok(timer);
+        }
+        descriptor::settle_timerfd(&found.copy).map_err(found.host("the timer"))?;
+        let host = self.processes[found.process].host;
+        let again = Seen::look(host, found.seen.number);
+        let again = again.map_err(|source| FilesError::See {
+            pid: found.pid,
+            source,
+        })?;
+        Ok(again.info.timer.unwrap_or(timer))
+    }
+}
+
+/// F_GETFL, without what only says how the file was made.
+fn flags(found: &Found) -> Result<i32, FilesError> {
+    let flags = descriptor::status_flags(&found.copy).map_err(found.host("the flags"))?;
+    Ok(if flags & O_TMPFILE != 0 {
+        flags & !(O_TMPFILE | libc::O_DIRECTORY)
+    } else {
+        flags
+    })
+}
+
+/// The name, and what the other node compares.
+pub(super) fn path(seen: &Seen) -> FilePath {
+    let regular = seen.stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    FilePath {
+        path: seen.link.clone(),
+        mode: seen.stat.st_mode,
+        size: if regular {
+            u64::try_from(seen.stat.st_size).unwrap_or(0)
+        } else {
+            0
+        },
+    }
+}

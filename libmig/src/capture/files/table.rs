@@ -1,0 +1,180 @@
+//! Which descriptors there are, and which of them are one open file description.
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use super::{CapsuleStdio, FileSource, FilesError};
+use crate::{
+    image::{Descriptor, FileId, Pid},
+    inspect::{
+        fd::{self, Kind, Seen},
+        refusal,
+    },
+    sys::descriptor,
+};
+
+/// An open file description, and one descriptor of it.
+pub(super) struct Found {
+    /// Index of the process that it was found in.
+    pub(super) process: usize,
+    /// That process, in its capsule.
+    pub(super) pid: Pid,
+    /// What it looks like from there.
+    pub(super) seen: Seen,
+    /// A duplicate: shares offset and flags with the program.
+    pub(super) copy: OwnedFd,
+    /// What it is open on.
+    pub(super) kind: Kind,
+}
+
+impl Found {
+    /// Names this descriptor in an error of the kernel.
+    pub(super) fn host<E: Into<std::io::Error>>(
+        &self,
+        part: &'static str,
+    ) -> impl FnOnce(E) -> FilesError {
+        let (pid, number) = (self.pid, self.seen.number);
+        move |source| FilesError::Host {
+            pid,
+            number,
+            part,
+            source: source.into(),
+        }
+    }
+
+    /// Access mode, O_RDONLY and so on.
+    pub(super) fn access(&self) -> i32 {
+        self.seen.info.flags & libc::O_ACCMODE
+    }
+
+    pub(super) fn refused(&self, refusal: &refusal::Refusal) -> FilesError {
+        FilesError::refused(self.pid, self.seen.number, refusal)
+    }
+}
+
+/// All descriptors of a tree.
+pub(super) struct Table {
+    /// Open file descriptions; a [`FileId`] is an index.
+    pub(super) files: Vec<Found>,
+    /// The descriptor table of each process.
+    pub(super) descriptors: Vec<Vec<Descriptor>>,
+    /// Where names are looked up for each process.
+    roots: Vec<OwnedFd>,
+}
+
+/// Only descriptors that agree in this can be one description.
+type Likeness = (u64, u64, i64, i32);
+
+impl Table {
+    pub(super) fn read(
+        processes: &[FileSource<'_>],
+        stdio: &CapsuleStdio,
+    ) -> Result<Self, FilesError> {
+        let mut roots = Vec::with_capacity(processes.len());
+        for source in processes {
+            let pid = source.pid;
+            roots.push(fd::root(source.host).map_err(|source| FilesError::List { pid, source })?);
+        }
+        let devpts = roots.iter().find_map(fd::devpts);
+        let mut table = Self {
+            files: Vec::new(),
+            descriptors: Vec::with_capacity(processes.len()),
+            roots,
+        };
+        let mut alike: HashMap<Likeness, Vec<FileId>> = HashMap::new();
+        for (process, source) in processes.iter().enumerate() {
+            let pid = source.pid;
+            let numbers =
+                fd::numbers(source.host).map_err(|source| FilesError::List { pid, source })?;
+            let mut own = Vec::with_capacity(numbers.len());
+            for number in numbers {
+                let seen = Seen::look(source.host, number)
+                    .map_err(|source| FilesError::See { pid, source })?;
+                let close_on_exec = seen.info.close_on_exec();
+                let file = table.intern(process, source, seen, (stdio, devpts), &mut alike)?;
+                own.push(Descriptor {
+                    number,
+                    close_on_exec,
+                    file,
+                });
+            }
+            table.descriptors.push(own);
+        }
+        Ok(table)
+    }
+
+    fn intern(
+        &mut self,
+        process: usize,
+        source: &FileSource<'_>,
+        seen: Seen,
+        (stdio, devpts): (&CapsuleStdio, Option<u64>),
+        alike: &mut HashMap<Likeness, Vec<FileId>>,
+    ) -> Result<FileId, FilesError> {
+        let number = seen.number;
+        let pid = source.pid;
+        let fail = |part| {
+            move |source: std::io::Error| FilesError::Host {
+                pid,
+                number,
+                part,
+                source,
+            }
+        };
+        let copy = source.duplicate(number).map_err(fail("a duplicate"))?;
+        let flags = seen.info.flags & !libc::O_CLOEXEC;
+        let likeness = (
+            seen.stat.st_dev,
+            seen.stat.st_ino,
+            seen.info.position,
+            flags,
+        );
+        let candidates = alike.entry(likeness).or_default();
+        for candidate in candidates.iter() {
+            let other = &self.files[index(*candidate)];
+            // All anonymous inodes are one inode: what they say tells more.
+            let comparable = other.seen.info.event == seen.info.event
+                && other.seen.info.epoll == seen.info.epoll;
+            if comparable
+                && descriptor::same_description(other.copy.as_fd(), copy.as_fd())
+                    .map_err(fail("the identity"))?
+            {
+                return Ok(*candidate);
+            }
+        }
+        let kind = seen
+            .kind(stdio, devpts)
+            .map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
+        let named = matches!(kind, Kind::Named | Kind::Fifo);
+        if named && !self.leads_here(process, &seen) {
+            let refusal = refusal::misnamed(&seen.name());
+            return Err(FilesError::refused(pid, number, &refusal));
+        }
+        let file = FileId::try_from(self.files.len()).expect("fewer than 2^32 descriptors");
+        candidates.push(file);
+        self.files.push(Found {
+            process,
+            pid,
+            seen,
+            copy,
+            kind,
+        });
+        Ok(file)
+    }
+
+    /// A chrooted process sees other names than its links say: those are
+    /// relative to the root that the rest of the job sees.
+    fn leads_here(&self, process: usize, seen: &Seen) -> bool {
+        [Some(&self.roots[process]), self.roots.first()]
+            .into_iter()
+            .flatten()
+            .any(|root| seen.leads_here(root))
+    }
+}
+
+/// A table index from an ID.
+pub(super) fn index(id: u32) -> usize {
+    id as usize
+}

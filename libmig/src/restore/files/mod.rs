@@ -1,0 +1,225 @@
+//! Tables of the image -> descriptors of a tree.
+//!
+//! Every open file description is made in the daemon ([`open`]); each process
+//! then fetches those that it has with pidfd_getfd in its own batch
+//! ([`place`]), and shares them with whoever else fetches them.
+
+mod error;
+mod object;
+mod pipe;
+mod place;
+mod terminal;
+
+pub use error::FilesError;
+pub use place::{place, take_terminal};
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+};
+
+use super::RestoreHost;
+use crate::{
+    image::{
+        Clocks, EpollEntry, FileId, FileObject, JobImage, OpenFile, Pid, ProcessKind, SharedId,
+        TimerFile,
+    },
+    sys::descriptor,
+};
+
+/// Every open file description of a tree, made and filled, in this process.
+#[derive(Debug)]
+pub struct Opened {
+    /// By [`FileId`].
+    files: Vec<OwnedFd>,
+    /// Writable descriptions of unlinked files, by the first [`FileId`] of each.
+    unlinked: HashMap<FileId, File>,
+    /// Slaves of terminals that control a session.
+    terminals: Vec<ControllingTerminal>,
+    interests: Vec<Interest>,
+    signals: Vec<SignalDriven>,
+}
+
+#[derive(Debug)]
+struct ControllingTerminal {
+    slave: OwnedFd,
+    session: Pid,
+    foreground: Pid,
+    /// Who sets the foreground group: any member of the session.
+    member: Option<Pid>,
+}
+
+/// An epoll entry, and the process that is to add it.
+#[derive(Debug)]
+struct Interest {
+    pid: Pid,
+    epoll: FileId,
+    entry: EpollEntry,
+}
+
+/// A description that raises SIGIO, and the process that is to say so: si_fd
+/// is the number by which it was asked for.
+#[derive(Debug)]
+struct SignalDriven {
+    pid: Pid,
+    file: FileId,
+    description: OpenFile,
+}
+
+/// Makes every open file description of the image. `root` is the capsule's
+/// root directory; `shared` gives the memfds.
+///
+/// Timers run from now on: see [`Opened::set_timers`].
+///
+/// # Errors
+/// [`FilesError::Refused`] names a file that is not here or is another one;
+/// nothing is left open.
+pub fn open(
+    image: &JobImage,
+    root: BorrowedFd<'_>,
+    host: &mut dyn RestoreHost,
+    shared: &dyn Fn(SharedId) -> Option<OwnedFd>,
+) -> Result<Opened, FilesError> {
+    let terminals = terminal::Terminals::open(image, root, host)?;
+    let mut objects = object::Objects::new(image, root, host, shared, &terminals)?;
+    let mut files = Vec::with_capacity(image.files.len());
+    for (file, description) in (0..).zip(&image.files) {
+        let opened = objects.open(file, description, &files)?;
+        files.push(opened);
+    }
+    let unlinked = objects.into_unlinked();
+    Ok(Opened {
+        files,
+        unlinked,
+        terminals: terminals.finish()?,
+        interests: interests(image),
+        signals: signals(image),
+    })
+}
+
+impl Opened {
+    /// The description with this ID, in this process.
+    #[must_use]
+    pub fn file(&self, file: FileId) -> Option<BorrowedFd<'_>> {
+        self.files.get(file as usize).map(AsFd::as_fd)
+    }
+
+    /// Writes contents of an unlinked file.
+    ///
+    /// # Errors
+    /// For a file that is not one, and what the file system says.
+    pub fn write_unlinked(&self, file: FileId, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let target = self.unlinked.get(&file).ok_or(io::ErrorKind::NotFound)?;
+        target.write_all_at(bytes, offset)
+    }
+
+    /// Sets every timerfd to the time at which it would have expired. `now` are
+    /// the job's clocks as they will be when it runs again; without this call
+    /// timers expire later by the time since [`open`].
+    ///
+    /// # Errors
+    /// What timerfd_settime(2) says.
+    pub fn set_timers(&self, image: &JobImage, now: &Clocks) -> io::Result<()> {
+        for (opened, description) in self.files.iter().zip(&image.files) {
+            if let FileObject::Timer(timer) = description.object {
+                let passed = passed(timer.clock, &image.capsule.clocks, now);
+                set_timer(opened, &timer, passed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Nanoseconds that a clock of the job has advanced.
+fn passed(clock: i32, then: &Clocks, now: &Clocks) -> u64 {
+    let difference = match clock {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => now.realtime_ns - then.realtime_ns,
+        libc::CLOCK_MONOTONIC => now.monotonic_ns - then.monotonic_ns,
+        _ => now.boottime_ns - then.boottime_ns,
+    };
+    u64::try_from(difference).unwrap_or(0)
+}
+
+/// Arms a timer as it was armed `passed` ns ago. An absolute one stays
+/// absolute, so that it follows when the clock is set.
+pub(super) fn set_timer(fd: &OwnedFd, timer: &TimerFile, passed: u64) -> io::Result<()> {
+    let mut value = timer.remaining_ns;
+    if value != 0 {
+        value = value.saturating_sub(passed).max(1);
+        if timer.settime_flags & libc::TFD_TIMER_ABSTIME != 0 {
+            value = value.saturating_add(clock_now(timer.clock)?);
+        }
+    }
+    descriptor::set_timerfd(fd, timer.settime_flags, value, timer.interval_ns)?;
+    if timer.ticks != 0 {
+        descriptor::set_timerfd_ticks(fd, timer.ticks)?;
+    }
+    Ok(())
+}
+
+/// The clock as this process reads it: absolute times are its own.
+fn clock_now(clock: i32) -> io::Result<u64> {
+    let now = nix::time::clock_gettime(nix::time::ClockId::from_raw(clock))?;
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    let rest = u64::try_from(now.tv_nsec()).unwrap_or(0);
+    Ok(seconds.saturating_mul(1_000_000_000).saturating_add(rest))
+}
+
+/// Every process with its table, by capsule ID.
+fn tables(image: &JobImage) -> impl Iterator<Item = (Pid, &[crate::image::Descriptor])> {
+    image.processes.iter().filter_map(|process| {
+        let ProcessKind::Live(live) = &process.kind else {
+            return None;
+        };
+        Some((process.pid, live.descriptors.as_slice()))
+    })
+}
+
+fn interests(image: &JobImage) -> Vec<Interest> {
+    let mut interests = Vec::new();
+    for (epoll, description) in (0..).zip(&image.files) {
+        let FileObject::Epoll(entries) = &description.object else {
+            continue;
+        };
+        let holders: Vec<_> = tables(image)
+            .filter(|(_, own)| own.iter().any(|descriptor| descriptor.file == epoll))
+            .collect();
+        for entry in entries {
+            let fits = |own: &[crate::image::Descriptor]| {
+                own.iter()
+                    .any(|one| one.number == entry.number && one.file == entry.file)
+            };
+            let adder = holders.iter().find(|(_, own)| fits(own));
+            if let Some((pid, _)) = adder.or_else(|| holders.first()) {
+                interests.push(Interest {
+                    pid: *pid,
+                    epoll,
+                    entry: *entry,
+                });
+            }
+        }
+    }
+    interests
+}
+
+fn signals(image: &JobImage) -> Vec<SignalDriven> {
+    let driven = |file: &OpenFile| file.owner.is_some() || file.flags & libc::O_ASYNC != 0;
+    (0..)
+        .zip(&image.files)
+        .filter(|(_, description)| driven(description))
+        .filter_map(|(file, description)| {
+            let (pid, _) = tables(image)
+                .find(|(_, own)| own.iter().any(|descriptor| descriptor.file == file))?;
+            Some(SignalDriven {
+                pid,
+                file,
+                description: description.clone(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,302 @@
+//! One open file description after the other.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::Write,
+    os::{
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    path::Path,
+};
+
+use rustix::{
+    event::EventfdFlags,
+    fs::{Gid, Mode, OFlags, ResolveFlags, SeekFrom, Uid},
+    io::Errno,
+};
+
+use super::{FilesError, pipe::Pipes, set_timer, terminal::Terminals};
+use crate::{
+    image::{FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, Stdio, UnlinkedFile},
+    restore::RestoreHost,
+    sys::descriptor,
+};
+
+/// Flags that say how a file is open. O_CREAT, O_EXCL and O_TRUNC said once
+/// how it was opened, and O_ASYNC is set by the process that it signals.
+const KEPT: i32 = libc::O_ACCMODE
+    | libc::O_APPEND
+    | libc::O_NONBLOCK
+    | libc::O_DIRECT
+    | libc::O_NOATIME
+    | libc::O_SYNC
+    | libc::O_PATH
+    | libc::O_DIRECTORY
+    | libc::O_NOFOLLOW;
+/// Flags that F_SETFL changes.
+const SETTABLE: i32 = libc::O_APPEND | libc::O_NONBLOCK | libc::O_DIRECT | libc::O_NOATIME;
+
+/// The flags to open a file with again: no terminal becomes ours, no process
+/// that we start inherits it.
+pub(super) fn flags(flags: i32) -> OFlags {
+    let kept = (flags & KEPT) | libc::O_NOCTTY | libc::O_CLOEXEC;
+    OFlags::from_bits_retain(kept.cast_unsigned())
+}
+
+/// A new description of the file behind `fd`.
+pub(super) fn reopen(fd: &impl AsRawFd, flags: OFlags) -> rustix::io::Result<OwnedFd> {
+    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    rustix::fs::open(link, flags - OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// A place in the tree below `root`, to be checked before it is opened: to
+/// open a FIFO would block, and to open a device would do who knows what.
+pub(super) fn find(root: BorrowedFd<'_>, file: &FilePath) -> Result<OwnedFd, FilesError> {
+    let link = file.mode & libc::S_IFMT == libc::S_IFLNK;
+    let last = if link {
+        OFlags::NOFOLLOW
+    } else {
+        OFlags::empty()
+    };
+    let found = rustix::fs::openat2(
+        root,
+        Path::new(std::ffi::OsStr::from_bytes(&file.path)),
+        OFlags::PATH | OFlags::CLOEXEC | last,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .map_err(|error| match error {
+        Errno::NOENT | Errno::NOTDIR => FilesError::differs(&file.path, "it is not there"),
+        other => FilesError::Make {
+            what: String::from_utf8_lossy(&file.path).into_owned(),
+            source: other.into(),
+        },
+    })?;
+    let stat =
+        rustix::fs::fstat(&found).map_err(FilesError::make(String::from_utf8_lossy(&file.path)))?;
+    if stat.st_mode & libc::S_IFMT != file.mode & libc::S_IFMT {
+        return Err(FilesError::differs(
+            &file.path,
+            "it is of another type here",
+        ));
+    }
+    let size = u64::try_from(stat.st_size).unwrap_or(0);
+    if stat.st_mode & libc::S_IFMT == libc::S_IFREG && size != file.size {
+        let reason = format!("it has {size} bytes here and {} there", file.size);
+        return Err(FilesError::differs(&file.path, reason));
+    }
+    Ok(found)
+}
+
+/// What is needed to open descriptions.
+pub(super) struct Objects<'a> {
+    root: BorrowedFd<'a>,
+    host: &'a mut dyn RestoreHost,
+    shared: &'a dyn Fn(SharedId) -> Option<OwnedFd>,
+    terminals: &'a Terminals,
+    pipes: Pipes,
+    streams: HashMap<Stdio, FileId>,
+    unlinked: HashMap<FileId, File>,
+}
+
+impl<'a> Objects<'a> {
+    pub(super) fn new(
+        image: &JobImage,
+        root: BorrowedFd<'a>,
+        host: &'a mut dyn RestoreHost,
+        shared: &'a dyn Fn(SharedId) -> Option<OwnedFd>,
+        terminals: &'a Terminals,
+    ) -> Result<Self, FilesError> {
+        Ok(Self {
+            root,
+            host,
+            shared,
+            terminals,
+            pipes: Pipes::make(image, root)?,
+            streams: HashMap::new(),
+            unlinked: HashMap::new(),
+        })
+    }
+
+    pub(super) fn into_unlinked(self) -> HashMap<FileId, File> {
+        self.unlinked
+    }
+
+    /// Opens the description `file`; `earlier` are those before it.
+    pub(super) fn open(
+        &mut self,
+        file: FileId,
+        description: &OpenFile,
+        earlier: &[OwnedFd],
+    ) -> Result<OwnedFd, FilesError> {
+        let how = flags(description.flags);
+        let opened = match &description.object {
+            FileObject::Path(path) => self.path(path, how)?,
+            FileObject::Device { path, major, minor } => {
+                self.device(path, (*major, *minor), how)?
+            }
+            FileObject::Unlinked(unlinked) => self.unlinked(file, unlinked, how)?,
+            FileObject::Pipe(pipe) => self.pipes.end(*pipe, description)?,
+            FileObject::Stdio(stream) => self.stream(file, *stream, how, earlier)?,
+            FileObject::TtyMaster(tty) => self.terminals.master(*tty)?,
+            FileObject::TtySlave(tty) | FileObject::ControllingTty(tty) => {
+                self.terminals.slave(*tty, self.root, how)?
+            }
+            FileObject::Shared(object) => {
+                let memory = (self.shared)(*object);
+                let memory = memory.ok_or(FilesError::Malformed("such shared object"))?;
+                reopen(&memory, how).map_err(FilesError::make("a shared memory object"))?
+            }
+            FileObject::Event { .. }
+            | FileObject::Timer(_)
+            | FileObject::Signal { .. }
+            | FileObject::Epoll(_) => counter(&description.object)?,
+        };
+        finish(&opened, description)?;
+        Ok(opened)
+    }
+
+    fn path(&self, path: &FilePath, how: OFlags) -> Result<OwnedFd, FilesError> {
+        let found = find(self.root, path)?;
+        if how.contains(OFlags::PATH) {
+            return Ok(found);
+        }
+        reopen(&found, how).map_err(FilesError::make(String::from_utf8_lossy(&path.path)))
+    }
+
+    fn device(
+        &self,
+        path: &FilePath,
+        numbers: (u32, u32),
+        how: OFlags,
+    ) -> Result<OwnedFd, FilesError> {
+        let found = find(self.root, path)?;
+        let what = String::from_utf8_lossy(&path.path);
+        let device = rustix::fs::fstat(&found)
+            .map_err(FilesError::make(what.clone()))?
+            .st_rdev;
+        if (rustix::fs::major(device), rustix::fs::minor(device)) != numbers {
+            return Err(FilesError::differs(&path.path, "it is another device here"));
+        }
+        reopen(&found, how).map_err(FilesError::make(what))
+    }
+
+    /// Both ends of a program's standard stream are made by the capsule's init;
+    /// a second description of the same stream is opened from the first.
+    fn stream(
+        &mut self,
+        file: FileId,
+        stream: Stdio,
+        how: OFlags,
+        earlier: &[OwnedFd],
+    ) -> Result<OwnedFd, FilesError> {
+        let what = format!("the standard stream {stream:?}");
+        if let Some(first) = self.streams.get(&stream) {
+            return reopen(&earlier[*first as usize], how).map_err(FilesError::make(what));
+        }
+        self.streams.insert(stream, file);
+        self.host.stdio(stream).map_err(FilesError::make(what))
+    }
+
+    fn unlinked(
+        &mut self,
+        file: FileId,
+        unlinked: &UnlinkedFile,
+        how: OFlags,
+    ) -> Result<OwnedFd, FilesError> {
+        let first = unlinked.same_as.unwrap_or(file);
+        if first == file {
+            let nameless = self.nameless(unlinked)?;
+            self.unlinked.insert(file, nameless);
+        }
+        let base = self
+            .unlinked
+            .get(&first)
+            .ok_or(FilesError::Malformed("such unlinked file"))?;
+        reopen(base, how).map_err(FilesError::make("an unlinked file"))
+    }
+
+    /// A file without a name in the same directory, or else in /tmp.
+    fn nameless(&self, unlinked: &UnlinkedFile) -> Result<File, FilesError> {
+        let path = Path::new(std::ffi::OsStr::from_bytes(&unlinked.path));
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        let make = |directory: &Path| {
+            rustix::fs::openat2(
+                self.root,
+                directory,
+                OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+                Mode::RUSR | Mode::WUSR,
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            )
+        };
+        let what = || format!("the unlinked file {}", path.display());
+        let made = make(directory)
+            .or_else(|_| make(Path::new("/tmp")))
+            .map_err(FilesError::make(what()))?;
+        let owner = (Uid::from_raw(unlinked.uid), Gid::from_raw(unlinked.gid));
+        rustix::fs::fchown(&made, Some(owner.0), Some(owner.1))
+            .and_then(|()| rustix::fs::fchmod(&made, Mode::from_raw_mode(unlinked.mode & 0o7777)))
+            .and_then(|()| rustix::fs::ftruncate(&made, unlinked.size))
+            .map_err(FilesError::make(what()))?;
+        Ok(File::from(made))
+    }
+}
+
+/// The kinds that are nothing but a counter, a clock or a list.
+fn counter(object: &FileObject) -> Result<OwnedFd, FilesError> {
+    match object {
+        FileObject::Event { count, semaphore } => event(*count, *semaphore),
+        FileObject::Timer(timer) => {
+            let made = descriptor::timerfd(timer.clock).map_err(FilesError::make("a timer"))?;
+            set_timer(&made, timer, 0).map_err(FilesError::make("a timer"))?;
+            Ok(made)
+        }
+        FileObject::Signal { mask } => {
+            descriptor::signalfd(*mask).map_err(FilesError::make("a signalfd"))
+        }
+        _ => rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)
+            .map_err(FilesError::make("an epoll")),
+    }
+}
+
+fn event(count: u64, semaphore: bool) -> Result<OwnedFd, FilesError> {
+    let mut flags = EventfdFlags::CLOEXEC;
+    flags.set(EventfdFlags::SEMAPHORE, semaphore);
+    let made = rustix::event::eventfd(0, flags).map_err(FilesError::make("an eventfd"))?;
+    // The highest value is one that only the kernel can reach.
+    let count = count.min(u64::MAX - 1);
+    if count > 0 {
+        let mut writer = File::from(made);
+        writer
+            .write_all(&count.to_ne_bytes())
+            .map_err(FilesError::make("an eventfd"))?;
+        return Ok(writer.into());
+    }
+    Ok(made)
+}
+
+/// Offset and changeable flags.
+fn finish(opened: &OwnedFd, description: &OpenFile) -> Result<(), FilesError> {
+    if description.flags & libc::O_PATH != 0 {
+        return Ok(());
+    }
+    let seekable = matches!(
+        description.object,
+        FileObject::Path(_) | FileObject::Unlinked(_) | FileObject::Shared(_)
+    );
+    if seekable && description.position != 0 {
+        let position = u64::try_from(description.position)
+            .map_err(|_| FilesError::Malformed("negative offsets"))?;
+        rustix::fs::seek(opened, SeekFrom::Start(position))
+            .map_err(FilesError::make("the offset of a file"))?;
+    }
+    let now = descriptor::status_flags(opened).map_err(FilesError::make("the flags of a file"))?;
+    let wanted = (now & !SETTABLE) | (description.flags & SETTABLE);
+    if now != wanted {
+        descriptor::set_status_flags(opened, wanted)
+            .map_err(FilesError::make("the flags of a file"))?;
+    }
+    Ok(())
+}

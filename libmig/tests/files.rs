@@ -1,0 +1,471 @@
+//! Descriptors of a real process: captured, opened again, captured again; and
+//! the process that was captured is as it was.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    os::{
+        fd::{AsFd, AsRawFd, OwnedFd},
+        unix::fs::FileExt,
+    },
+    process::{Child, Command, Stdio},
+};
+
+use libmig::{
+    capture::{
+        BulkSink, SharedRegistry,
+        files::{CapsuleStdio, FileSource, FileTables, capture},
+    },
+    image::{
+        BulkTarget, CapsuleImage, Clocks, FileObject, JobImage, OpenFile, Stdio as Stream, Tty,
+        TtyInput,
+    },
+    restore::{
+        RestoreHost,
+        files::{Opened, open},
+    },
+    sys::{HostPid, descriptor, tty},
+};
+use rustix::{
+    fs::{Mode, OFlags, SeekFrom},
+    io::FdFlags,
+    process::{Pid, PidfdFlags},
+    pty::OpenptFlags,
+};
+
+/// A process that holds descriptors and does nothing.
+struct Holder {
+    child: Child,
+    pidfd: OwnedFd,
+}
+
+impl Holder {
+    /// Numbers are those of `fds` here; 0, 1 and 2 are /dev/null.
+    fn new(fds: &[&OwnedFd]) -> Self {
+        // The harness may leave us descriptors of its own.
+        libmig::sys::close_range::mark_all_close_on_exec().unwrap();
+        for fd in fds {
+            rustix::io::fcntl_setfd(fd, FdFlags::empty()).unwrap();
+        }
+        let child = Command::new("sleep")
+            .arg("60")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        for fd in fds {
+            rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC).unwrap();
+        }
+        let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        // exec(2) is over when the loader has closed what it opened: when the
+        // program sleeps.
+        let wchan = format!("/proc/{}/syscall", child.id());
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while !std::fs::read_to_string(&wchan)
+            .is_ok_and(|call| call.starts_with("35 ") || call.starts_with("230 "))
+        {
+            assert!(std::time::Instant::now() < deadline, "sleep never sleeps");
+            std::thread::yield_now();
+        }
+        Self { child, pidfd }
+    }
+
+    fn source(&self) -> FileSource<'_> {
+        FileSource {
+            pid: self.child.id().cast_signed(),
+            host: HostPid::new(self.child.id().cast_signed()),
+            pidfd: self.pidfd.as_fd(),
+        }
+    }
+
+    fn capture(&self) -> FileTables {
+        let mut shared = SharedRegistry::new();
+        capture(&[self.source()], &CapsuleStdio::default(), &mut shared).unwrap()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// No capsule: neither streams nor a console are asked for.
+struct NoHost;
+
+impl RestoreHost for NoHost {
+    fn stdio(&mut self, _: Stream) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn console(&mut self, _: &Tty) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+    fn console_master(&mut self) -> io::Result<OwnedFd> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn image(tables: &FileTables) -> JobImage {
+    JobImage {
+        capsule: CapsuleImage {
+            hostname: String::new(),
+            domainname: String::new(),
+            clocks: Clocks::default(),
+        },
+        processes: Vec::new(),
+        files: tables.files.clone(),
+        pipes: tables.pipes.clone(),
+        ttys: tables.ttys.clone(),
+        shared: Vec::new(),
+    }
+}
+
+fn reopen(image: &JobImage) -> Opened {
+    let root = rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap();
+    open(image, root.as_fd(), &mut NoHost, &|_| None).unwrap()
+}
+
+/// The number of descriptions of 0, 1 and 2, which every holder has.
+fn of_null(tables: &FileTables) -> usize {
+    let highest = tables.descriptors[0][..3].iter().map(|own| own.file).max();
+    highest.unwrap() as usize + 1
+}
+
+/// Captures what has been opened again, in a process of its own.
+fn capture_again(image: &JobImage, opened: &Opened) -> FileTables {
+    let copies: Vec<OwnedFd> = (0..)
+        .zip(&image.files)
+        .map(|(file, _)| {
+            let fd = opened.file(file).unwrap();
+            rustix::io::fcntl_dupfd_cloexec(fd, 200 + file.cast_signed()).unwrap()
+        })
+        .collect();
+    let holder = Holder::new(&copies.iter().collect::<Vec<_>>());
+    holder.capture()
+}
+
+/// Captures, opens again and captures again; the files must be equal, but for
+/// the names of files that have none. Returns those of the first capture.
+fn round_trip(fds: &[&OwnedFd]) -> (Vec<OpenFile>, JobImage, Opened) {
+    let holder = Holder::new(fds);
+    let before = states(fds);
+    let tables = holder.capture();
+    assert_eq!(before, states(fds), "the source was changed");
+    let image = image(&tables);
+    let opened = reopen(&image);
+    let again = capture_again(&image, &opened);
+    let skipped = of_null(&again);
+    for (first, second) in tables.files.iter().zip(&again.files[skipped..]) {
+        assert_eq!(&comparable(first), &comparable(second));
+    }
+    assert_eq!(again.files.len() - skipped, tables.files.len());
+    assert_eq!(tables.pipes, again.pipes);
+    (tables.files[of_null(&tables)..].to_vec(), image, opened)
+}
+
+fn comparable(file: &OpenFile) -> OpenFile {
+    let mut file = file.clone();
+    match &mut file.object {
+        FileObject::Unlinked(unlinked) => {
+            unlinked.path.clear();
+            unlinked.same_as = unlinked.same_as.map(|_| 0);
+        }
+        FileObject::Timer(timer) => timer.remaining_ns /= 10_000_000_000,
+        _ => {}
+    }
+    file
+}
+
+/// What a capture must leave alone: offset and flags.
+fn states(fds: &[&OwnedFd]) -> Vec<(Option<u64>, i32)> {
+    let state = |fd: &&OwnedFd| {
+        let offset = rustix::fs::seek(fd, SeekFrom::Current(0)).ok();
+        (offset, descriptor::status_flags(fd).unwrap())
+    };
+    fds.iter().map(state).collect()
+}
+
+fn file(path: &std::path::Path, flags: OFlags) -> OwnedFd {
+    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::RUSR | Mode::WUSR).unwrap()
+}
+
+#[test]
+fn files_by_name_keep_offset_and_flags() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    std::fs::write(&path, b"0123456789").unwrap();
+    let reader = file(&path, OFlags::RDONLY);
+    rustix::fs::seek(&reader, SeekFrom::Start(4)).unwrap();
+    let writer = file(
+        &path,
+        OFlags::RDWR | OFlags::APPEND | OFlags::NONBLOCK | OFlags::CREATE,
+    );
+    let directory = file(dir.path(), OFlags::RDONLY | OFlags::DIRECTORY);
+    let null = file(std::path::Path::new("/dev/null"), OFlags::WRONLY);
+    let shared = reader.try_clone().unwrap();
+    let (files, ..) = round_trip(&[&reader, &writer, &directory, &null, &shared]);
+    assert_eq!(files.len(), 4, "two descriptors are one description");
+    assert_eq!(files[0].position, 4);
+    assert!(matches!(&files[0].object, FileObject::Path(path) if path.size == 10));
+    assert_eq!(std::fs::read(&path).unwrap(), b"0123456789");
+}
+
+#[test]
+fn a_file_that_is_another_one_is_refused_by_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data");
+    std::fs::write(&path, b"1234").unwrap();
+    let fd = file(&path, OFlags::RDONLY);
+    let image = image(&Holder::new(&[&fd]).capture());
+    let refusal = || {
+        let root = rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap();
+        let opened = open(&image, root.as_fd(), &mut NoHost, &|_| None);
+        opened.unwrap_err().to_string()
+    };
+    std::fs::write(&path, b"12345").unwrap();
+    assert!(
+        refusal().contains("data: it has 5 bytes here and 4 there"),
+        "{}",
+        refusal()
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert!(refusal().ends_with("data: it is not there"));
+    std::fs::create_dir(&path).unwrap();
+    assert!(refusal().ends_with("another type here"));
+}
+
+/// Collects what travels beside the image.
+#[derive(Default)]
+struct Collected(Vec<(u32, u64, Vec<u8>)>);
+
+impl BulkSink for Collected {
+    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> io::Result<()> {
+        let BulkTarget::File { file, offset } = target else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        self.0.push((file, offset, bytes.to_vec()));
+        Ok(())
+    }
+}
+
+#[test]
+fn unlinked_files_travel_with_their_contents_and_holes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("gone");
+    let first = file(&path, OFlags::RDWR | OFlags::CREATE);
+    let second = file(&path, OFlags::RDONLY);
+    std::fs::remove_file(&path).unwrap();
+    let target = std::fs::File::from(first.try_clone().unwrap());
+    target.write_all_at(b"head", 0).unwrap();
+    target.write_all_at(b"tail", 64 << 20).unwrap();
+    rustix::fs::seek(&first, SeekFrom::Start(2)).unwrap();
+    let (files, image, opened) = round_trip(&[&first, &second]);
+    assert!(matches!(&files[1].object, FileObject::Unlinked(file) if file.same_as.is_some()));
+    let holder = Holder::new(&[&first, &second]);
+    let mut sent = Collected::default();
+    holder.capture().unlinked.send(&mut sent).unwrap();
+    let total: usize = sent.0.iter().map(|(_, _, bytes)| bytes.len()).sum();
+    assert!(total < 1 << 20, "the hole was sent");
+    for (file, offset, bytes) in sent.0 {
+        opened.write_unlinked(file, offset, &bytes).unwrap();
+    }
+    let id = |n: usize| u32::try_from(image.files.len() - 2 + n).unwrap();
+    let mut tail = [0; 4];
+    rustix::io::pread(opened.file(id(1)).unwrap(), &mut tail, 64 << 20).unwrap();
+    assert_eq!(&tail, b"tail");
+    let mut rest = [0; 2];
+    rustix::io::read(opened.file(id(0)).unwrap(), &mut rest).unwrap();
+    assert_eq!(&rest, b"ad", "the offset came along");
+    assert_eq!(
+        rustix::fs::fstat(opened.file(id(0)).unwrap())
+            .unwrap()
+            .st_nlink,
+        0
+    );
+}
+
+#[test]
+fn pipes_keep_their_contents_at_both_ends() {
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    rustix::pipe::fcntl_setpipe_size(&writer, 8192).unwrap();
+    rustix::io::write(&writer, b"unread").unwrap();
+    rustix::io::ioctl_fionbio(&reader, true).unwrap();
+    let (_, image, opened) = round_trip(&[&reader, &writer]);
+    assert_eq!(image.pipes[0].capacity, 8192);
+    let last = u32::try_from(image.files.len() - 2).unwrap();
+    let mut buffer = [0; 20];
+    for end in [opened.file(last).unwrap(), reader.as_fd()] {
+        let count = rustix::io::read(end, &mut buffer).unwrap();
+        assert_eq!(&buffer[..count], b"unread");
+    }
+}
+
+#[test]
+fn packets_stay_packets_and_a_closed_end_stays_closed() {
+    let flags = rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::DIRECT;
+    let (reader, writer) = rustix::pipe::pipe_with(flags).unwrap();
+    rustix::io::write(&writer, b"one").unwrap();
+    rustix::io::write(&writer, b"three").unwrap();
+    drop(writer);
+    let (_, image, opened) = round_trip(&[&reader]);
+    assert!(image.pipes[0].packets);
+    let end = opened
+        .file(u32::try_from(image.files.len() - 1).unwrap())
+        .unwrap();
+    let mut buffer = [0; 20];
+    let mut read = || rustix::io::read(end, &mut buffer).unwrap();
+    assert_eq!([read(), read(), read()], [3, 5, 0]);
+}
+
+#[test]
+fn a_fifo_is_opened_by_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        Mode::RUSR | Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let both = file(&path, OFlags::RDWR);
+    let writer = file(&path, OFlags::WRONLY);
+    rustix::io::write(&writer, b"queued").unwrap();
+    let holder = Holder::new(&[&both, &writer]);
+    let tables = holder.capture();
+    drop(holder);
+    drop((both, writer));
+    let image = image(&tables);
+    let opened = reopen(&image);
+    let end = opened
+        .file(u32::try_from(image.files.len() - 2).unwrap())
+        .unwrap();
+    let mut buffer = [0; 20];
+    let count = rustix::io::read(end, &mut buffer).unwrap();
+    assert_eq!(&buffer[..count], b"queued");
+}
+
+#[test]
+fn counters_clocks_and_masks() {
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::SEMAPHORE).unwrap();
+    let mut adder = std::fs::File::from(event.try_clone().unwrap());
+    adder.write_all(&0x1_2345_6789_u64.to_ne_bytes()).unwrap();
+    let timer = descriptor::timerfd(1).unwrap();
+    descriptor::set_timerfd(&timer, 0, 3_605_000_000_000, 7_000_000_000).unwrap();
+    descriptor::set_timerfd_ticks(&timer, 3).unwrap();
+    let absolute = descriptor::timerfd(0).unwrap();
+    descriptor::set_timerfd(&absolute, 1, 1, 0).unwrap();
+    let signals = descriptor::signalfd(0x8000_0000_0000_0200).unwrap();
+    let (files, ..) = round_trip(&[&event, &timer, &absolute, &signals]);
+    let expected = FileObject::Event {
+        count: 0x1_2345_6789,
+        semaphore: true,
+    };
+    assert_eq!(files[0].object, expected);
+    let FileObject::Timer(state) = files[1].object else {
+        panic!("{:?}", files[1]);
+    };
+    assert_eq!(
+        (state.clock, state.ticks, state.interval_ns),
+        (1, 3, 7_000_000_000)
+    );
+    assert!((3_590_000_000_000..=3_605_000_000_000).contains(&state.remaining_ns));
+    let FileObject::Timer(state) = files[2].object else {
+        panic!("{:?}", files[2]);
+    };
+    assert_eq!(
+        (state.ticks, state.remaining_ns, state.settime_flags),
+        (1, 0, 1)
+    );
+    let mask = FileObject::Signal {
+        mask: 0x8000_0000_0000_0200,
+    };
+    assert_eq!(files[3].object, mask);
+}
+
+#[test]
+fn an_interest_list_knows_its_descriptions() {
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+    let set = epoll::create(CreateFlags::CLOEXEC).unwrap();
+    let first = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let second = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    epoll::add(&set, &first, EventData::new_u64(11), EventFlags::IN).unwrap();
+    // The second goes in under a number that is closed afterwards.
+    let alias = second.try_clone().unwrap();
+    let number = alias.as_raw_fd();
+    let flags = EventFlags::OUT | EventFlags::ET;
+    epoll::add(&set, &alias, EventData::new_u64(22), flags).unwrap();
+    drop(alias);
+    let holder = Holder::new(&[&set, &first, &second]);
+    let tables = holder.capture();
+    let by_number: BTreeMap<i32, u32> = tables.descriptors[0]
+        .iter()
+        .map(|own| (own.number, own.file))
+        .collect();
+    let list = &tables.files[by_number[&set.as_raw_fd()] as usize].object;
+    let FileObject::Epoll(entries) = list else {
+        panic!("{list:?}");
+    };
+    let mut entries = entries.clone();
+    entries.sort_by_key(|entry| entry.data);
+    assert_eq!(entries[0].file, by_number[&first.as_raw_fd()]);
+    assert_eq!(entries[1].file, by_number[&second.as_raw_fd()]);
+    assert_eq!(
+        (entries[0].data, entries[1].data, entries[1].number),
+        (11, 22, number)
+    );
+    assert_eq!(entries[1].events, flags.bits() | 0x18);
+}
+
+#[test]
+fn a_terminal_of_ones_own_comes_back_with_its_queues() {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let master = rustix::pty::openpt(flags).unwrap();
+    rustix::pty::unlockpt(&master).unwrap();
+    let slave = rustix::pty::ioctl_tiocgptpeer(&master, flags).unwrap();
+    tty::set_window(&master, [31, 99, 0, 0]).unwrap();
+    rustix::io::write(&slave, b"out\n").unwrap();
+    let output = b"out\r\n".to_vec();
+    // Typed now, it would be echoed behind the output.
+    let mut modes = tty::modes(&master).unwrap();
+    modes.c_lflag &= !linux_raw_sys::general::ECHO;
+    tty::set_modes(&master, &modes).unwrap();
+    rustix::io::write(&master, b"line\nhal").unwrap();
+    let holder = Holder::new(&[&master, &slave]);
+    let tables = holder.capture();
+    assert_eq!(
+        holder.capture().ttys,
+        tables.ttys,
+        "a capture changes nothing"
+    );
+    let seen = &tables.ttys[0];
+    assert_eq!((seen.window, &seen.output), ([31, 99, 0, 0], &output));
+    let input = [b"line\n".to_vec(), b"hal".to_vec()].map(TtyInput::Bytes);
+    assert_eq!(seen.input, input);
+    // The index must be free to come back.
+    drop((holder, master, slave));
+    let image = image(&tables);
+    let opened = reopen(&image);
+    let again = capture_again(&image, &opened);
+    assert_eq!(again.ttys, tables.ttys);
+}
+
+#[test]
+fn what_cannot_travel_stops_the_capture() {
+    let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+    let socket = OwnedFd::from(socket);
+    let holder = Holder::new(&[&socket]);
+    let mut shared = SharedRegistry::new();
+    let refusal = capture(&[holder.source()], &CapsuleStdio::default(), &mut shared);
+    let refusal = refusal.unwrap_err().to_string();
+    assert!(
+        refusal.ends_with("(socket): sockets cannot move yet"),
+        "{refusal}"
+    );
+}
