@@ -2,4 +2,6 @@
 //! left, whatever was killed and when.
 
 mod cleanup;
+mod demo;
+mod lacks;
 mod nodes;

@@ -49,6 +49,9 @@ pub(crate) fn create(path: &Path) -> Result<u64> {
             }
         }
     }
+    if !path.join("cgroup.kill").exists() {
+        bail!("this kernel has no cgroup.kill, which Linux 5.14 or newer has");
+    }
     inode(path)?.with_context(|| format!("cgroup {} vanished", path.display()))
 }
 

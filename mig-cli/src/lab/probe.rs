@@ -4,7 +4,7 @@
 //! namespaces of its own, and everything it made goes with it.
 
 use std::{
-    fs, io,
+    io,
     path::Path,
     process::{Command, Stdio},
 };
@@ -28,7 +28,11 @@ pub(crate) fn require() -> Result<()> {
         );
     }
     let mut missing = missing_namespaces();
-    missing.extend(missing_cgroup().err().map(|error| format!("{error:#}")));
+    missing.extend(
+        cgroup::mount_point()
+            .err()
+            .map(|error| format!("{error:#}")),
+    );
     if missing.is_empty() {
         missing = tried()?;
     }
@@ -49,17 +53,6 @@ fn missing_namespaces() -> Vec<String> {
     absent
         .map(|kind| format!("{kind} namespaces (not in this kernel)"))
         .collect()
-}
-
-fn missing_cgroup() -> Result<()> {
-    let path = cgroup::mount_point()?.join(format!("mig-lab-probe-{}", std::process::id()));
-    fs::create_dir(&path).with_context(|| format!("a writable cgroup v2 ({})", path.display()))?;
-    let can_kill = path.join("cgroup.kill").exists();
-    fs::remove_dir(&path).with_context(|| format!("remove {}", path.display()))?;
-    if !can_kill {
-        bail!("cgroup.kill (Linux 5.14 or newer)");
-    }
-    Ok(())
 }
 
 /// Runs [`child`] in a process of its own and reads what it lacks.
