@@ -19,14 +19,21 @@ use libmig::{
         files::{CapsuleStdio, FileSource, FileTables, capture},
     },
     image::{
-        BulkTarget, CapsuleImage, Clocks, FileObject, JobImage, OpenFile, Stdio as Stream, Tty,
-        TtyInput,
+        AsyncOwner, BulkTarget, CapsuleImage, Clocks, Descriptor, FileMapping, FileObject,
+        FilePath, FsContext, IntervalTimer, JobImage, Layout, LiveProcess, MemoryImage, OpenFile,
+        Process, ProcessKind, Stdio as Stream, Tty, TtyInput,
     },
+    inspect::maps,
     restore::{
         RestoreHost,
-        files::{Opened, open},
+        files::{Opened, open, place},
     },
-    sys::{HostPid, descriptor, tty},
+    sys::{
+        HostPid, descriptor,
+        ptrace::{self, Options, SignalState, Waited},
+        remote::{Batch, Injector},
+        tty,
+    },
 };
 use rustix::{
     fs::{Mode, OFlags, SeekFrom},
@@ -469,3 +476,136 @@ fn what_cannot_travel_stops_the_capture() {
         "{refusal}"
     );
 }
+
+/// A process of an image that has nothing but descriptors.
+fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
+    let file = FilePath {
+        path: b"/".to_vec(),
+        mode: 0,
+        size: 0,
+    };
+    let exe = FileMapping {
+        file: file.clone(),
+        offset: 0,
+    };
+    let live = LiveProcess {
+        memory: MemoryImage {
+            layout: Layout::default(),
+            exe,
+            mappings: Vec::new(),
+            vdso: None,
+            membarrier: 0,
+        },
+        descriptors,
+        fs: FsContext {
+            cwd: file.clone(),
+            root: file,
+            umask: 0,
+        },
+        actions: Vec::new(),
+        pending: Vec::new(),
+        stopped: None,
+        itimers: [IntervalTimer::default(); 3],
+        timers: Vec::new(),
+        limits: Vec::new(),
+        oom_score_adj: 0,
+        coredump_filter: 0,
+        dumpable: 1,
+        child_subreaper: false,
+        thp_disable: false,
+        personality: 0,
+        threads: Vec::new(),
+    };
+    Process {
+        pid,
+        ppid: 1,
+        pgid: pid,
+        sid: pid,
+        kind: ProcessKind::Live(Box::new(live)),
+    }
+}
+
+/// Has another process run the calls that give it the table.
+fn place_in(holder: &Holder, table: &[Descriptor], opened: &Opened, daemon_pidfd: i32) {
+    let host = holder.source().host;
+    ptrace::seize(host, Options::PTRACE_O_TRACESYSGOOD).unwrap();
+    ptrace::interrupt(host).unwrap();
+    let Waited::Stopped(mut stopped, _) = ptrace::wait(host).unwrap() else {
+        panic!("it died")
+    };
+    stopped.guard(SignalState::default()).unwrap();
+    let site = maps::injection_site(host).unwrap();
+    let injector = Injector::install(&mut stopped, &site).unwrap();
+    let mut batch = Batch::new();
+    place(host.raw(), table, opened, daemon_pidfd, &mut batch);
+    injector
+        .run(&mut stopped, &batch)
+        .unwrap()
+        .complete()
+        .unwrap();
+    injector.remove(&mut stopped, site.foothold).unwrap();
+    stopped.release().unwrap();
+}
+
+#[test]
+fn a_husk_gets_numbers_interests_and_owners() {
+    use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+    let event = || rustix::event::eventfd(5, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let (set, first, second) = (
+        epoll::create(CreateFlags::CLOEXEC).unwrap(),
+        event(),
+        event(),
+    );
+    epoll::add(&set, &first, EventData::new_u64(1), EventFlags::IN).unwrap();
+    let alias = second.try_clone().unwrap();
+    epoll::add(&set, &alias, EventData::new_u64(2), EventFlags::ET).unwrap();
+    // One number of the interest list is closed, another means something else.
+    drop(alias);
+    let reused = first.try_clone().unwrap();
+    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).unwrap();
+    let other = second.try_clone().unwrap();
+    epoll::add(&set, &other, EventData::new_u64(3), EventFlags::OUT).unwrap();
+    drop(other);
+    let fds = [&set, &first, &second, &reused, &reader, &writer];
+    let source = Holder::new(&fds);
+    let mut tables = source.capture();
+
+    // The pipe's reader raises a signal for the process that is being filled.
+    let me = rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).unwrap();
+    let husk = Holder::new(&[&me]);
+    let pid = husk.source().pid;
+    let table = &tables.descriptors[0];
+    let of = |fd: &OwnedFd| {
+        let own = table.iter().find(|own| own.number == fd.as_raw_fd());
+        own.unwrap().file
+    };
+    let signalling = of(&reader) as usize;
+    tables.files[signalling].flags |= O_ASYNC;
+    tables.files[signalling].owner = Some(AsyncOwner {
+        kind: 1,
+        id: pid,
+        signal: 10,
+    });
+    let table = tables.descriptors[0].clone();
+    let mut image = image(&tables);
+    image.processes.push(bare(pid, table.clone()));
+    let opened = reopen(&image);
+    place_in(&husk, &table, &opened, me.as_raw_fd());
+
+    let again = husk.capture();
+    assert_eq!(again.descriptors, tables.descriptors);
+    let sorted = |files: &[OpenFile]| {
+        let mut files = files.to_vec();
+        for file in &mut files {
+            if let FileObject::Epoll(entries) = &mut file.object {
+                entries.sort_by_key(|entry| (entry.data, entry.number));
+            }
+        }
+        files
+    };
+    assert_eq!(sorted(&again.files), sorted(&tables.files));
+    assert_eq!(again.pipes, tables.pipes);
+}
+
+/// O_ASYNC, which rustix has no name for.
+const O_ASYNC: i32 = 0o20_000;

@@ -20,7 +20,7 @@ pub use crate::inspect::{
 pub use error::FilesError;
 pub use unlinked::UnlinkedContents;
 
-use super::SharedRegistry;
+use super::{LiveSource, SharedRegistry, Tables};
 use crate::image::{Descriptor, OpenFile, Pipe, Tty};
 
 /// The tables of a job image that are about descriptors.
@@ -36,6 +36,30 @@ pub struct FileTables {
     pub descriptors: Vec<Vec<Descriptor>>,
     /// What is needed to read the contents of unlinked files.
     pub unlinked: UnlinkedContents,
+}
+
+impl FileTables {
+    /// What goes into the image, and what its unlinked files are read with.
+    #[must_use]
+    pub fn split(self) -> (Tables, UnlinkedContents) {
+        let tables = Tables {
+            files: self.files,
+            pipes: self.pipes,
+            ttys: self.ttys,
+            descriptors: self.descriptors,
+        };
+        (tables, self.unlinked)
+    }
+}
+
+impl<'a> From<&LiveSource<'a>> for FileSource<'a> {
+    fn from(live: &LiveSource<'a>) -> Self {
+        Self {
+            pid: live.pid,
+            host: live.host,
+            pidfd: live.pidfd,
+        }
+    }
 }
 
 /// Captures every descriptor of the tree. Nothing of it may run meanwhile.

@@ -4,7 +4,7 @@ use std::os::fd::AsRawFd;
 
 use super::{ControllingTerminal, Interest, Opened, SignalDriven};
 use crate::{
-    image::{Descriptor, FileId, LiveProcess, Pid},
+    image::{Descriptor, FileId, Pid},
     sys::remote::{Arg, Batch, Slot},
 };
 
@@ -14,16 +14,17 @@ const TIOCSCTTY: i64 = 0x540e;
 const TIOCSPGRP: i64 = 0x5410;
 const CLOEXEC: i64 = libc::O_CLOEXEC as i64;
 
-/// Gives a process its descriptor table. `daemon_pidfd` is the number that a
+/// Gives process `pid` its descriptor table. `daemon_pidfd` is the number that a
 /// pidfd of this daemon has in the husk; it is closed. The husk has no other
 /// descriptor below the highest of the process, its limit allows three more,
 /// and every process of the tree exists: owners of SIGIO are named here.
-pub fn place(process: &LiveProcess, opened: &Opened, daemon_pidfd: i32, batch: &mut Batch) {
-    let Some(leader) = process.threads.first() else {
-        return;
-    };
-    let pid = leader.tid;
-    let table = &process.descriptors;
+pub fn place(
+    pid: Pid,
+    table: &[Descriptor],
+    opened: &Opened,
+    daemon_pidfd: i32,
+    batch: &mut Batch,
+) {
     let interests = opened.interests.iter().filter(|one| one.pid == pid);
     let interests: Vec<&Interest> = interests.collect();
     let highest = table
