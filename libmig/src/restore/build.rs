@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    os::fd::{AsRawFd, RawFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
 };
 
 use super::{
@@ -11,8 +11,9 @@ use super::{
     address_space::{self, Sources, VdsoPlace},
     cgroup::JobGroup,
     clocks,
-    error::{RestoreError, host},
-    grow::{self, Husks},
+    error::{self, RestoreError},
+    files::{self, Opened},
+    grow::{self, Husks, Seat},
     husk,
     layout::{self, Layout, MappedFile},
     own_vdso::OwnVdso,
@@ -46,6 +47,8 @@ pub struct Building {
     pub(super) injector: Injector,
     pub(super) vdso: OwnVdso,
     pub(super) shared: SharedObjects,
+    /// Open file descriptions of the tree.
+    pub(super) opened: Opened,
     /// Keeps the descriptors open that the spaces name.
     pub(super) files: MappedFiles,
     /// The husks' descriptor that stands for the daemon.
@@ -73,7 +76,7 @@ impl Prepared {
     pub fn build(
         mut self,
         image: &JobImage,
-        _host: &mut dyn RestoreHost,
+        host: &mut dyn RestoreHost,
     ) -> Result<Building, RestoreError> {
         let vdso = OwnVdso::read()?;
         let layouts = layouts(&image.processes)?;
@@ -82,7 +85,12 @@ impl Prepared {
         let (daemon, exact_timers) = self.ready(image, injector)?;
         self.enter_time(image, injector, daemon)?;
         let shared = SharedObjects::make(&image.shared, &mut self.zygote, injector)?;
-        let husks = grow::grow(&mut self.zygote, injector, &steps, &mut self.remains)?;
+        let opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
+        let seat = Seat {
+            opened: &opened,
+            daemon,
+        };
+        let husks = grow::grow(&mut self.zygote, injector, &steps, &seat, &mut self.remains)?;
         let mut building = Building {
             remains: self.remains,
             group: self.group,
@@ -93,6 +101,7 @@ impl Prepared {
             injector,
             vdso,
             shared,
+            opened,
             files: MappedFiles::new(self.root),
             daemon,
             exact_timers,
@@ -106,8 +115,8 @@ impl Prepared {
 
     /// Puts the injected pages where no process of the tree has anything.
     fn inject(&mut self, image: &JobImage) -> Result<Injector, RestoreError> {
-        let areas =
-            maps::read(self.zygote.host()).map_err(host("read the mappings of the zygote"))?;
+        let areas = maps::read(self.zygote.host())
+            .map_err(error::host("read the mappings of the zygote"))?;
         let mut occupied: Vec<(u64, u64)> =
             areas.iter().map(|area| (area.start, area.end)).collect();
         for (_, process) in live(&image.processes) {
@@ -131,7 +140,7 @@ impl Prepared {
             foothold: Foothold::Syscall(husk::SYSCALL),
         };
         Injector::install(&mut self.zygote.stopped, &site)
-            .map_err(super::error::remote(self.zygote.id, "take injected code"))
+            .map_err(error::remote(self.zygote.id, "take injected code"))
     }
 
     /// Undoes what execve(2) leaves of the init's signal actions, moves the
@@ -191,12 +200,12 @@ impl Prepared {
         injector: Injector,
         daemon: i32,
     ) -> Result<(), RestoreError> {
-        let here = clocks::machine().map_err(host("read the clocks"))?;
+        let here = clocks::machine().map_err(error::host("read the clocks"))?;
         let offsets = clocks::offsets(&image.capsule.clocks, &here);
         clocks::write(self.zygote.host(), offsets)
-            .map_err(host("set the offsets of the job's clocks"))?;
+            .map_err(error::host("set the offsets of the job's clocks"))?;
         let path = format!("/proc/{}/ns/time_for_children", self.zygote.host());
-        let namespace = std::fs::File::open(&path).map_err(host(format!("open {path}")))?;
+        let namespace = std::fs::File::open(&path).map_err(error::host(format!("open {path}")))?;
         let mut batch = Batch::new();
         let fd = batch.call(
             libc::SYS_pidfd_getfd,
@@ -224,13 +233,22 @@ impl Building {
                 // Pages that may not be written to are written past their protection.
                 process_vm::write_all(husk.host(), address, bytes)
                     .or_else(|_| process_vm::force_write(husk.host(), address, bytes))
-                    .map_err(host(format!("write memory of pid {pid} at {address:#x}")))
+                    .map_err(error::host(format!(
+                        "write memory of pid {pid} at {address:#x}"
+                    )))
             }
             BulkTarget::Shared { object, offset } => self
                 .shared
                 .write(object, offset, bytes)
-                .map_err(host(format!("write shared memory {object} at {offset:#x}"))),
-            BulkTarget::File { file, .. } => Err(nowhere(format!("file {file}")).into()),
+                .map_err(error::host(format!(
+                    "write shared memory {object} at {offset:#x}"
+                ))),
+            BulkTarget::File { file, offset } => {
+                let written = self.opened.write_unlinked(file, offset, bytes);
+                written.map_err(error::host(format!(
+                    "write unlinked file {file} at {offset:#x}"
+                )))
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::files::FilesError;
 use crate::{
     api::Obstacle,
     image::Pid,
@@ -36,6 +37,9 @@ pub enum RestoreError {
         #[source]
         source: PtraceError,
     },
+    /// A descriptor or its file could not be made here.
+    #[error("cannot restore the descriptors of the job")]
+    Files(#[source] FilesError),
     /// The kernel refused something to the daemon itself.
     #[error("cannot {action}")]
     Host {
@@ -50,6 +54,15 @@ pub enum RestoreError {
 impl From<Obstacle> for RestoreError {
     fn from(obstacle: Obstacle) -> Self {
         Self::Obstacle(obstacle)
+    }
+}
+
+impl From<FilesError> for RestoreError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Refused(obstacle) => Self::Obstacle(obstacle),
+            error => Self::Files(error),
+        }
     }
 }
 

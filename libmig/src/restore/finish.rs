@@ -7,6 +7,7 @@ use super::{
     address_space,
     build::{Building, Space, live},
     error::{RestoreError, host, trace},
+    files,
     hold::{self, Complete},
     limits, process, sleep,
     task::{self, Task},
@@ -80,7 +81,7 @@ impl Building {
             self.daemon,
             space.exe,
         );
-        batch.call(libc::SYS_close, &[self.daemon.into()]);
+        files::place(process, &self.opened, self.daemon, &mut batch);
         process::attributes(&mut batch, process);
         process::directories(&mut batch, process);
         for thread in &process.threads[1..] {

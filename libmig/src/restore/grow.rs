@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     error::{RestoreError, remote},
+    files::{self, Opened},
     remains::Remains,
     task::Task,
     thread::clone3,
@@ -47,11 +48,13 @@ pub(super) fn grow(
     zygote: &mut Task,
     injector: Injector,
     steps: &[Step],
+    seat: &Seat<'_>,
     remains: &mut Remains,
 ) -> Result<Husks, RestoreError> {
     let mut growth = Growth {
         zygote,
         injector,
+        seat,
         husks: BTreeMap::new(),
         remains,
         run: Run::default(),
@@ -63,6 +66,13 @@ pub(super) fn grow(
     Ok(growth.husks)
 }
 
+/// What session leaders need to take their terminals.
+pub(super) struct Seat<'a> {
+    pub(super) opened: &'a Opened,
+    /// The husks' descriptor that stands for the daemon.
+    pub(super) daemon: i32,
+}
+
 /// Consecutive calls of one process: one batch.
 #[derive(Default)]
 struct Run {
@@ -72,6 +82,7 @@ struct Run {
 }
 
 struct Growth<'a> {
+    seat: &'a Seat<'a>,
     zygote: &'a mut Task,
     injector: Injector,
     husks: Husks,
@@ -96,7 +107,11 @@ impl Growth<'_> {
                 self.run.born.push(pid);
             }
             Step::LeadSession { pid } => {
-                self.batch_of(pid)?.call(libc::SYS_setsid, &[]);
+                let seat = self.seat;
+                let batch = self.batch_of(pid)?;
+                batch.call(libc::SYS_setsid, &[]);
+                // Before there are children: they inherit the terminal, and only so.
+                files::take_terminal(pid, seat.opened, seat.daemon, batch);
             }
             Step::JoinGroup { pid, group } => {
                 self.batch_of(pid)?

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     os::{
-        fd::{AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::fs::FileExt,
     },
 };
@@ -128,6 +128,10 @@ impl SharedObjects {
 
     pub(super) fn raw(&self, id: SharedId) -> Option<RawFd> {
         self.get(id).map(AsRawFd::as_raw_fd)
+    }
+
+    pub(super) fn duplicate(&self, id: SharedId) -> Option<OwnedFd> {
+        self.get(id)?.as_fd().try_clone_to_owned().ok()
     }
 
     pub(super) fn write(&self, id: SharedId, offset: u64, bytes: &[u8]) -> std::io::Result<()> {

@@ -6,6 +6,7 @@ use std::{
     env, fs,
     io::{self, Write},
     os::fd::{AsFd, OwnedFd},
+    os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
     thread,
@@ -18,6 +19,8 @@ use libmig::{
 };
 
 const ROLE: &str = "MIG_TEST_ROLE";
+/// What the init runs instead of a zygote: a source.
+const SCRIPT: &str = "MIG_TEST_SCRIPT";
 /// Pid of the zygote in the capsule.
 const ZYGOTE: i32 = 4_000_000;
 
@@ -35,6 +38,15 @@ pub(crate) fn play_role() {
 /// pidfd of the test.
 fn init() {
     nix::unistd::setsid().unwrap();
+    if let Ok(script) = env::var(SCRIPT) {
+        let mut program = Command::new("/bin/sh");
+        program
+            .args(["-c", &format!("exec {script}")])
+            .env_clear()
+            .stdin(Stdio::null());
+        drop(program.process_group(0).spawn().unwrap());
+        reap();
+    }
     fs::write("/proc/sys/kernel/ns_last_pid", (ZYGOTE - 1).to_string()).unwrap();
     let mut zygote = Command::new("/proc/self/exe");
     drop(
@@ -44,6 +56,10 @@ fn init() {
             .spawn()
             .unwrap(),
     );
+    reap();
+}
+
+fn reap() -> ! {
     loop {
         if nix::sys::wait::wait().is_err() {
             thread::sleep(Duration::from_millis(5));
@@ -68,18 +84,7 @@ impl Capsule {
             rustix::process::PidfdFlags::empty(),
         )
         .unwrap();
-        let mut outer = Command::new("unshare");
-        outer
-            .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
-            .arg(env::current_exe().unwrap());
-        outer
-            .args(["--exact", "role", "--nocapture"])
-            .env(ROLE, "init");
-        let outer = outer
-            .stdin(Stdio::from(own))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let outer = unshare().stdin(Stdio::from(own)).spawn().unwrap();
         let init = until("the capsule's init", || {
             children(outer.id().cast_signed()).first().copied()
         });
@@ -107,6 +112,50 @@ impl Capsule {
         let text = fs::read_to_string(self.cgroup.join("job/cgroup.procs")).unwrap();
         text.lines().map(|line| line.parse().unwrap()).collect()
     }
+}
+
+/// A capsule in which a program runs.
+pub(crate) struct Source {
+    outer: Child,
+    pub(crate) init: HostPid,
+}
+
+impl Source {
+    /// Starts the command of a shell line.
+    pub(crate) fn new(script: &str) -> Self {
+        let outer = unshare()
+            .env(SCRIPT, script)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        let init = until("the capsule's init", || {
+            children(outer.id().cast_signed()).first().copied()
+        });
+        Self {
+            outer,
+            init: HostPid::new(init),
+        }
+    }
+}
+
+impl Drop for Source {
+    fn drop(&mut self) {
+        let _ = nix::sys::signal::kill(self.init.into(), nix::sys::signal::Signal::SIGKILL);
+        let _ = self.outer.wait();
+    }
+}
+
+/// This test program as pid 1 of new namespaces.
+fn unshare() -> Command {
+    let mut outer = Command::new("unshare");
+    outer
+        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .arg(env::current_exe().unwrap());
+    outer
+        .args(["--exact", "role", "--nocapture"])
+        .env(ROLE, "init")
+        .stdout(Stdio::null());
+    outer
 }
 
 impl Drop for Capsule {
