@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+#[expect(dead_code, reason = "other tests move programs")]
 mod capsule;
 
 use std::{

@@ -10,7 +10,7 @@ use super::{
     RestoreHost,
     address_space::{self, Sources, VdsoPlace},
     cgroup::JobGroup,
-    clocks,
+    clocks::{self, Offsets},
     error::{self, RestoreError},
     files::{self, Opened},
     grow::{self, Husks, Seat},
@@ -49,6 +49,8 @@ pub struct Building {
     pub(super) shared: SharedObjects,
     /// Open file descriptions of the tree.
     pub(super) opened: Opened,
+    /// What the job's clocks are shifted by.
+    pub(super) offsets: Offsets,
     /// Keeps the descriptors open that the spaces name.
     pub(super) files: MappedFiles,
     /// The husks' descriptor that stands for the daemon.
@@ -83,7 +85,7 @@ impl Prepared {
         let steps = grow::plan(&image.processes, self.zygote.id, self.zygote_group)?;
         let injector = self.inject(image)?;
         let (daemon, exact_timers) = self.ready(image, injector)?;
-        self.enter_time(image, injector, daemon)?;
+        let offsets = self.enter_time(image, injector, daemon)?;
         let shared = SharedObjects::make(&image.shared, &mut self.zygote, injector)?;
         let opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
         let seat = Seat {
@@ -102,6 +104,7 @@ impl Prepared {
             vdso,
             shared,
             opened,
+            offsets,
             files: MappedFiles::new(self.root),
             daemon,
             exact_timers,
@@ -199,7 +202,7 @@ impl Prepared {
         image: &JobImage,
         injector: Injector,
         daemon: i32,
-    ) -> Result<(), RestoreError> {
+    ) -> Result<Offsets, RestoreError> {
         let here = clocks::machine().map_err(error::host("read the clocks"))?;
         let offsets = clocks::offsets(&image.capsule.clocks, &here);
         clocks::write(self.zygote.host(), offsets)
@@ -215,7 +218,7 @@ impl Prepared {
         batch.call(libc::SYS_close, &[fd.into()]);
         self.zygote
             .run(injector, &batch, "enter the time namespace of the job")?;
-        Ok(())
+        Ok(offsets)
     }
 }
 

@@ -45,6 +45,21 @@ pub fn machine() -> io::Result<Clocks> {
     })
 }
 
+/// The job's clocks now.
+///
+/// # Errors
+/// As [`machine`].
+pub fn job(offsets: Offsets) -> io::Result<Clocks> {
+    let here = machine()?;
+    let shifted =
+        |clock: i64, offset: i128| i64::try_from(i128::from(clock) + offset).unwrap_or(i64::MAX);
+    Ok(Clocks {
+        realtime_ns: here.realtime_ns,
+        monotonic_ns: shifted(here.monotonic_ns, offsets.monotonic_ns),
+        boottime_ns: shifted(here.boottime_ns, offsets.boottime_ns),
+    })
+}
+
 /// Sets the offsets of the namespace that `process` has unshared and nobody has entered.
 ///
 /// # Errors

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::{
     address_space,
     build::{Building, Space, live},
+    clocks,
     error::{RestoreError, host, trace},
     files,
     hold::{self, Complete},
@@ -53,6 +54,10 @@ impl Building {
             outside(pid, process, threads[0].host());
             self.depart(pid, process, threads, &components)?;
         }
+        let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
+        self.opened
+            .set_timers(image, &now)
+            .map_err(host("set the job's timer descriptors"))?;
         let Self {
             remains,
             group,
