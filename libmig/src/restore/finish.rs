@@ -86,7 +86,13 @@ impl Building {
             self.daemon,
             space.exe,
         );
-        files::place(process, &self.opened, self.daemon, &mut batch);
+        files::place(
+            pid,
+            &process.descriptors,
+            &self.opened,
+            self.daemon,
+            &mut batch,
+        );
         process::attributes(&mut batch, process);
         process::directories(&mut batch, process);
         for thread in &process.threads[1..] {
