@@ -435,12 +435,14 @@ impl Traces {
     fn betrays(&self, pid: &str, name: &str) -> Option<String> {
         let line = fs::read(Path::new("/proc").join(pid).join("cmdline")).unwrap_or_default();
         let words: Vec<_> = line.split(|&byte| byte == 0).map(text).collect();
-        let named = words
+        let lab = words
             .windows(2)
-            .any(|pair| pair[0] == "--name" && pair[1] == name);
+            .find(|pair| pair[0] == "--name")
+            .map(|pair| pair[1].as_str());
         // The kernel gives the number of a namespace that is gone to the next one, also to another lab's.
-        let inside = !namespaces(pid).is_disjoint(&self.namespaces) && !in_another_lab(pid, name);
-        (named || inside).then(|| format!("process {pid}: {}", words.join(" ")))
+        let another = lab.is_some_and(|lab| lab != name) || in_another_lab(pid, name);
+        let inside = !another && !namespaces(pid).is_disjoint(&self.namespaces);
+        (inside || lab == Some(name)).then(|| format!("process {pid}: {}", words.join(" ")))
     }
 }
 
