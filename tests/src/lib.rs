@@ -1,4 +1,5 @@
 //! mig
 
 pub mod lab;
+pub mod programs;
 pub mod workload;

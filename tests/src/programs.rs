@@ -1,0 +1,172 @@
+//! Real programs for moves: what to prepare, what to run, and how to tell that the result is right.
+//!
+//! None of them knows about the tests. Each works for some seconds on one core with input generated from a seed, and writes its
+//! result into the directory it is given (under `/shared` in a lab). The result must equal that of an unmoved run, byte for byte
+//! where the program promises so, else in what it says. They need the packages in `tests/packages.txt`.
+
+mod inputs;
+mod results;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+type Setup = fn(&Path) -> Result<()>;
+type Digest = fn(&Path, &[u8]) -> Result<Vec<u8>>;
+
+/// A real program with its input.
+#[derive(Clone, Copy)]
+pub struct Program {
+    /// Name for test names and messages.
+    pub name: &'static str,
+    /// Shell words of the command; it runs in the directory that was set up.
+    command: &'static [&'static str],
+    /// What is typed on its stdin; most read nothing.
+    pub input: &'static str,
+    /// Whether it is interactive and must be given a terminal.
+    pub terminal: bool,
+    setup: Setup,
+    digest: Digest,
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Program")
+            .field("name", &self.name)
+            .field("command", &self.command)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Program {
+    /// All of them.
+    #[must_use]
+    pub fn all() -> Vec<Self> {
+        PROGRAMS.to_vec()
+    }
+
+    /// The one with this name.
+    ///
+    /// # Panics
+    /// When there is none: the name is a test's constant.
+    #[must_use]
+    pub fn named(name: &str) -> Self {
+        let found = PROGRAMS.iter().find(|program| program.name == name);
+        *found.unwrap_or_else(|| panic!("no program {name}"))
+    }
+
+    /// Writes its input into `directory`, which must exist.
+    ///
+    /// # Errors
+    /// The input cannot be written.
+    pub fn set_up(&self, directory: &Path) -> Result<()> {
+        (self.setup)(directory)
+    }
+
+    /// The command line, which changes to `directory` first.
+    #[must_use]
+    pub fn argv(&self, directory: &Path) -> Vec<String> {
+        let directory: PathBuf = directory.into();
+        let enter = "cd \"$0\" && exec \"$@\"".to_owned();
+        let mut argv = vec![
+            "/bin/sh".to_owned(),
+            "-c".to_owned(),
+            enter,
+            directory.display().to_string(),
+        ];
+        argv.extend(self.command.iter().map(ToString::to_string));
+        argv
+    }
+
+    /// What counts of a finished run with this stdout: equal for any two runs, moved or not.
+    ///
+    /// # Errors
+    /// The result is missing, or is wrong by itself (it does not unpack, the database is damaged).
+    pub fn result(&self, directory: &Path, stdout: &[u8]) -> Result<Vec<u8>> {
+        (self.digest)(directory, stdout)
+    }
+}
+
+const PROGRAMS: &[Program] = &[
+    Program {
+        name: "python-threads",
+        command: &["/usr/bin/python3", "-u", "threads.py"],
+        input: "",
+        terminal: false,
+        setup: inputs::python_threads,
+        digest: results::stdout,
+    },
+    Program {
+        name: "python-numpy",
+        command: &["/usr/bin/python3", "-u", "matrices.py"],
+        input: "",
+        terminal: false,
+        setup: inputs::python_numpy,
+        digest: results::stdout,
+    },
+    Program {
+        name: "bash-pipelines",
+        command: &["/bin/bash", "pipelines.sh"],
+        input: "",
+        terminal: false,
+        setup: inputs::bash_pipelines,
+        digest: results::pipelines,
+    },
+    Program {
+        name: "xz",
+        command: &[
+            "xz",
+            "-T2",
+            "-6",
+            "--block-size=1MiB",
+            "--keep",
+            "--force",
+            "text",
+        ],
+        input: "",
+        terminal: false,
+        setup: inputs::xz,
+        digest: results::xz,
+    },
+    Program {
+        name: "sqlite3",
+        command: &["sqlite3", "-batch", "result.db", ".read statements.sql"],
+        input: "",
+        terminal: false,
+        setup: inputs::sqlite,
+        digest: results::sqlite,
+    },
+    Program {
+        name: "gcc",
+        command: &[
+            "gcc",
+            "-O2",
+            "-frandom-seed=mig",
+            "-c",
+            "large.c",
+            "-o",
+            "large.o",
+        ],
+        input: "",
+        terminal: false,
+        setup: inputs::gcc,
+        digest: results::object,
+    },
+    Program {
+        name: "bash-interactive",
+        command: &["/bin/bash", "--norc", "--noprofile", "-i"],
+        input: inputs::TYPED,
+        terminal: true,
+        setup: inputs::nothing,
+        digest: results::interactive,
+    },
+    Program {
+        name: "sleep",
+        command: &["sleep", "3"],
+        input: "",
+        terminal: false,
+        setup: inputs::nothing,
+        digest: results::stdout,
+    },
+];
