@@ -1,17 +1,19 @@
 //! Real programs, captured in mid-work in one capsule and put into another.
-//! They hold no descriptor while they are moved: a shell parses all of its
-//! script first.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![expect(dead_code, reason = "other tests use more of the capsule")]
 
 mod capsule;
 
-use std::{convert::Infallible, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use capsule::{Capsule, NoHost, Source, until};
 use libmig::{
-    capture::{BulkSink, Tables, freeze},
+    capture::{
+        BulkSink,
+        files::{self, CapsuleStdio, FileSource},
+        freeze,
+    },
     image::BulkTarget,
     inspect::maps,
     restore::prepare,
@@ -41,12 +43,9 @@ fn moved(command: &str, folder: &Path) -> String {
         folder.join("marker").exists().then_some(())
     });
     let mut frozen = freeze(source.init).unwrap();
-    let captured = frozen.capture(|sources, _| {
-        let descriptors = vec![Vec::new(); sources.len()];
-        Ok::<_, Infallible>(Tables {
-            descriptors,
-            ..Tables::default()
-        })
+    let captured = frozen.capture(|sources, shared| {
+        let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
+        files::capture(&sources, &CapsuleStdio::default(), shared).map(|tables| tables.split().0)
     });
     let captured = captured.unwrap();
     let mut contents = Contents::default();
@@ -178,4 +177,16 @@ open('FOLDER/result', 'w').write('good\\n' if good else 'bad %r\\n' % results)
 ",
     );
     assert_eq!(moved(&format!("python3 {script}"), folder.path()), "good\n");
+}
+
+#[test]
+fn a_pipeline_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = write_script(
+        folder.path(),
+        "cd /
+         (for ((i = 0; i < 60000; i++)); do echo $i; [ $i = 5000 ] && >FOLDER/marker; done) | sort -n | tail -n 1 >FOLDER/last
+         cat FOLDER/last >FOLDER/result",
+    );
+    assert_eq!(moved(&format!("bash {script}"), folder.path()), "59999\n");
 }

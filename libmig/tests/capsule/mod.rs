@@ -44,6 +44,9 @@ fn init() {
             .args(["-c", &format!("exec {script}")])
             .env_clear()
             .stdin(Stdio::null());
+        program.stderr(Stdio::null());
+        // What the test was started with is no business of the program.
+        libmig::sys::close_range::mark_all_close_on_exec().unwrap();
         drop(program.process_group(0).spawn().unwrap());
         reap();
     }
