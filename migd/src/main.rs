@@ -36,6 +36,9 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = migd::capsule::run_if_asked() {
+        return code;
+    }
     let args = Args::parse();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,6 +17,7 @@ mod phase;
 mod report;
 mod request;
 pub mod terminal;
+pub mod termios;
 
 pub use client::{Client, ClientError};
 pub use event::Event;

@@ -1,0 +1,199 @@
+//! What the daemon asks on the ctl socket.
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use libmig::{
+    restore::husk,
+    sys::clone::{self, CloneOptions, Forked},
+};
+use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
+
+use super::{Init, MAX_CTLS};
+use crate::capsule::{
+    ctl::{Event, Info, Reply, Request},
+    fdstream::FdStream,
+    relay::Control,
+};
+
+/// A connection of the daemon.
+#[derive(Debug)]
+pub(super) struct Ctl {
+    stream: FdStream,
+    subscribed: bool,
+}
+
+impl Ctl {
+    pub(super) fn wants_write(&self) -> bool {
+        self.stream.wants_write()
+    }
+
+    pub(super) fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl AsFd for Ctl {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Init {
+    pub(super) fn accept_ctl(&mut self) {
+        while let Ok((socket, _)) = self.ctl_listener.accept() {
+            if self.ctls.len() < MAX_CTLS && is_root(&socket) && socket.set_nonblocking(true).is_ok() {
+                self.ctls.push(Ctl { stream: FdStream::new(socket), subscribed: false });
+            }
+        }
+    }
+
+    pub(super) fn serve_ctl(&mut self, index: usize) {
+        if let Err(e) = self.try_serve_ctl(index) {
+            if e.kind() != io::ErrorKind::UnexpectedEof {
+                eprintln!("capsule: ctl: {e}");
+            }
+            self.ctls.remove(index);
+        }
+    }
+
+    fn try_serve_ctl(&mut self, index: usize) -> io::Result<()> {
+        match self.ctls[index].stream.fill() {
+            Ok(true) => (),
+            Ok(false) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        while let Some((request, fds)) = self.ctls[index].stream.take::<Request>()? {
+            if request == Request::Subscribe {
+                self.ctls[index].subscribed = true;
+            }
+            let (reply, fds) = match self.execute(request, fds) {
+                Ok(answer) => answer,
+                Err(e) => (Reply::Failed(format!("{e:#}")), vec![]),
+            };
+            self.ctls[index].stream.queue(&reply, fds);
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, request: Request, mut fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
+        let done = (Reply::Done, vec![]);
+        Ok(match request {
+            Request::Info => self.info()?,
+            Request::Signal(number) => {
+                ensure!((1..=31).contains(&number), "{number} is no signal");
+                self.command(Control::Signal(number));
+                done
+            }
+            Request::Subscribe => done,
+            Request::Zygote { pid } => {
+                let daemon = fds.pop().context("the daemon's pidfd is missing")?;
+                self.zygote(pid, &daemon)?
+            }
+            Request::Stdio(which) => (Reply::Done, vec![self.stdio(which)?]),
+            Request::Console { index, window, termios } => {
+                (Reply::Done, self.make_console(index, window, &termios)?)
+            }
+            Request::ConsoleMaster => {
+                let console = self.console.as_ref().context("the job has no terminal here")?;
+                (Reply::Done, vec![console.master()?])
+            }
+            Request::Main { pid } => {
+                self.appoint(pid)?;
+                done
+            }
+            Request::DepartPrepare { originals } => {
+                (Reply::Blob(self.depart_prepare(originals, fds)?), vec![])
+            }
+            Request::DepartAbort => self.depart_abort().map(|()| done)?,
+            Request::DepartCommit { epoch } => self.depart_commit(epoch).map(|()| done)?,
+            Request::Arrive { blob } => self.arrive(&blob).map(|()| done)?,
+            Request::ArriveAbort => self.arrive_abort().map(|()| done)?,
+            Request::ArriveCommit { epoch } => self.arrive_commit(epoch).map(|()| done)?,
+            Request::Carrier => {
+                let socket = fds.pop().context("the carrier is missing")?;
+                self.take_carrier(UnixStream::from(socket))?;
+                done
+            }
+            Request::Collect => {
+                ensure!(self.children.status().is_some() || self.departed, "the job has not ended");
+                self.collected = true;
+                done
+            }
+        })
+    }
+
+    fn info(&self) -> Result<(Reply, Vec<OwnedFd>)> {
+        let info = Info {
+            job: self.job.clone(),
+            place: self.place,
+            main: self.children.main(),
+            status: self.children.status(),
+            stopped: self.children.stopped(),
+            held: self.pending.is_some(),
+            attached: self.face.is_some(),
+            console: self.console.as_ref().map(super::Console::index),
+            pipes: self.pipe_ids,
+            owner: self.owner,
+        };
+        let mut fds = vec![pidfd_open(getpid(), PidfdFlags::empty())?];
+        if let Some(main) = self.children.main_pidfd() {
+            fds.push(main.try_clone()?);
+        }
+        Ok((Reply::Info(info), fds))
+    }
+
+    /// Makes an empty process that a restore fills.
+    fn zygote(&mut self, pid: i32, daemon: &OwnedFd) -> Result<(Reply, Vec<OwnedFd>)> {
+        let options = CloneOptions {
+            pid: Some(pid),
+            cgroup: Some(self.job_cgroup.as_fd()),
+            ..CloneOptions::default()
+        };
+        match clone::fork(&options).with_context(|| format!("pid {pid} cannot be made"))? {
+            Forked::Parent { pid, pidfd } => Ok((Reply::Pid(pid), vec![pidfd])),
+            Forked::Child => {
+                let error = match clone::reset_signals(0, 0) {
+                    Ok(()) => husk::exec(daemon.as_fd()),
+                    Err(e) => e,
+                };
+                eprintln!("capsule: husk: {error}");
+                std::process::exit(127)
+            }
+        }
+    }
+
+    /// The daemon says which process the main program is.
+    fn appoint(&mut self, pid: i32) -> Result<()> {
+        if let Some(status) = self.children.end_of(pid) {
+            self.main_ended(status);
+            return Ok(());
+        }
+        let Some(id) = Pid::from_raw(pid).filter(|_| pid > 1) else {
+            bail!("{pid} is no process of the job");
+        };
+        let pidfd = pidfd_open(id, PidfdFlags::empty())
+            .with_context(|| format!("pid {pid} is no process of the job"))?;
+        self.children.set_main(pid, pidfd);
+        Ok(())
+    }
+
+    /// Tells the daemon, if it listens.
+    pub(super) fn announce(&mut self, event: Event) {
+        for ctl in self.ctls.iter_mut().filter(|ctl| ctl.subscribed) {
+            ctl.stream.queue(&Reply::Event(event), vec![]);
+        }
+    }
+}
+
+/// The folder and the socket's mode keep others out; this says so once more.
+fn is_root(socket: &UnixStream) -> bool {
+    rustix::net::sockopt::socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root())
+}

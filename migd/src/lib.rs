@@ -1,0 +1,5 @@
+//! The rooms of the daemon that other programs of the workspace test or use.
+
+#![deny(unsafe_code)]
+
+pub mod capsule;
