@@ -5,8 +5,8 @@
 
 use std::io;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -16,11 +16,12 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
 use tracing::{info, warn};
 
+use crate::balancer::{self, Balance};
 use crate::config::Config;
 use crate::jobs::Jobs;
 use crate::jobs::registry::Registry;
 use crate::jobs::store::Store;
-use crate::load::NodeLoad;
+use crate::load::{self, Meters};
 use crate::peer::hello::AcceptHello;
 use crate::peer::tls::TlsConfigs;
 use crate::peer::{DialHello, PeerQueues, Peers, Purpose};
@@ -47,12 +48,15 @@ pub(crate) struct Inner {
     pub(crate) peers: Peers,
     /// Both directions' TLS.
     pub(crate) tls: TlsConfigs,
+    /// What this node and its jobs use.
+    pub(crate) meters: Arc<Meters>,
+    /// Who should run where.
+    pub(crate) balance: Arc<Balance>,
     /// The runtime, for movers that must ask something.
     pub(crate) runtime: Handle,
     boot: String,
     generation: u64,
     cpu_features: Vec<String>,
-    load: Mutex<NodeLoad>,
     draining: AtomicBool,
     stop: watch::Sender<bool>,
     movers: Arc<Semaphore>,
@@ -79,7 +83,10 @@ impl Daemon {
             Store::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
         let (registry, generation) =
             Registry::open(config.node.clone(), config.max_jobs_in, store)?;
-        let jobs = Jobs::spawn(registry).context("cannot start the job table's thread")?;
+        let meters = Arc::new(Meters::new(config.balance));
+        let balance = Arc::new(Balance::new(&config));
+        let jobs = Jobs::spawn(registry, Arc::clone(&meters), Arc::clone(&balance))
+            .context("cannot start the job table's thread")?;
         let (peers, queues) = Peers::new(config.peers.iter().map(|peer| &peer.name));
         let inner = Inner {
             jobs,
@@ -92,7 +99,8 @@ impl Daemon {
                 .to_owned(),
             generation,
             cpu_features: cpu_features()?,
-            load: Mutex::default(),
+            meters,
+            balance,
             draining: AtomicBool::new(false),
             stop: watch::Sender::new(false),
             movers: Arc::new(Semaphore::new(MOVERS)),
@@ -111,8 +119,11 @@ impl Daemon {
             .with_context(|| format!("cannot listen for peers on {}", self.config.listen))?;
         let local = control::bind(&self.config)?;
         // Before anybody can ask: what a crash left undecided is known again.
+        jobs::watch::find_again(self).await;
         jobs::settle::reconcile(self).await;
+        load::spawn(self)?;
         Peers::spawn(self, queues);
+        self.runtime.spawn(balancer::run(self.clone()));
         self.runtime.spawn(jobs::report::run(self.clone()));
         self.runtime.spawn(peer::listener::run(self.clone(), peers));
         self.runtime.spawn(control::run(self.clone(), local));
@@ -197,19 +208,6 @@ impl Daemon {
     /// This node's CPU flags, sorted.
     pub(crate) fn cpu_features(&self) -> &[String] {
         &self.cpu_features
-    }
-
-    /// This node's load as last measured.
-    pub(crate) fn load(&self) -> NodeLoad {
-        self.load
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Remembers a measurement.
-    pub(crate) fn set_load(&self, load: NodeLoad) {
-        *self.load.lock().unwrap_or_else(PoisonError::into_inner) = load;
     }
 }
 

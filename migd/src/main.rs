@@ -3,6 +3,7 @@
 //! Reads its configuration, finds the jobs that run, serves `mig` and the
 //! other daemons, and stops without a job noticing.
 
+mod balancer;
 mod config;
 mod control;
 mod daemon;
@@ -36,6 +37,7 @@ struct Args {
 }
 
 fn main() -> ExitCode {
+    // A capsule's init is this program too, and must have no thread.
     if let Some(code) = migd::capsule::run_if_asked() {
         return code;
     }

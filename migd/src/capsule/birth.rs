@@ -103,7 +103,9 @@ pub fn run_if_asked() -> Option<ExitCode> {
 fn run() -> Result<()> {
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut daemon = FdStream::new(socket);
-    let (order, fds) = daemon.receive::<Order>().context("the order cannot be read")?;
+    let (order, fds) = daemon
+        .receive::<Order>()
+        .context("the order cannot be read")?;
     let parts = Parts::sort(fds, order.program.is_some())?;
     match clone_init(&parts) {
         Ok(Forked::Parent { .. }) => Ok(()),
@@ -128,7 +130,10 @@ fn run() -> Result<()> {
 impl Parts {
     fn sort(fds: Vec<OwnedFd>, program: bool) -> Result<Parts> {
         let count = fds.len();
-        ensure!(count == ORDER_FDS[usize::from(program)], "{count} descriptors with the order");
+        ensure!(
+            count == ORDER_FDS[usize::from(program)],
+            "{count} descriptors with the order"
+        );
         let mut fds = fds.into_iter();
         let mut next = || fds.next().expect("counted above");
         Ok(Parts {
@@ -170,7 +175,10 @@ fn set_up(order: Order, parts: Parts) -> Result<Init> {
     let files = rustix::process::getrlimit(Resource::Nofile);
     rustix::process::setrlimit(
         Resource::Nofile,
-        Rlimit { current: files.maximum, maximum: files.maximum },
+        Rlimit {
+            current: files.maximum,
+            maximum: files.maximum,
+        },
     )?;
     // Ours from here on: SO_PEERCRED of these sockets is that of who listened.
     rustix::net::listen(&parts.ctl, 16)?;

@@ -35,7 +35,10 @@ pub(crate) fn make(job: &JobId) -> Result<Leaves> {
         fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
         Ok(File::open(path)?)
     };
-    Ok(Leaves { init: leaf("init")?, job: leaf("job")? })
+    Ok(Leaves {
+        init: leaf("init")?,
+        job: leaf("job")?,
+    })
 }
 
 /// Removes the leaves of a job that has ended. EBUSY means that it has not.
@@ -56,6 +59,12 @@ pub(crate) fn remove(job: &JobId) -> Result<()> {
 fn root() -> Result<PathBuf> {
     let mounts = Process::myself()?.mountinfo()?;
     let mount = mounts.into_iter().find(|m| m.fs_type == "cgroup2");
-    let path = mount.context("no cgroup2 file system is mounted")?.mount_point;
-    Ok(if path == Path::new("") { "/".into() } else { path })
+    let path = mount
+        .context("no cgroup2 file system is mounted")?
+        .mount_point;
+    Ok(if path == Path::new("") {
+        "/".into()
+    } else {
+        path
+    })
 }

@@ -40,7 +40,11 @@ impl Console {
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         let slave = ioctl_tiocgptpeer(&master, flags)?;
         rustix::fs::fchown(&slave, Some(Uid::from_raw(owner)), None::<Gid>)?;
-        Ok(Console { master, slave, index })
+        Ok(Console {
+            master,
+            slave,
+            index,
+        })
     }
 
     /// The pty with exactly this index.

@@ -24,7 +24,11 @@ pub(crate) enum Request {
     /// The program's end of a standard stream.
     Stdio(Stdio),
     /// A terminal for the job, as it had it; answered with slave and master.
-    Console { index: u32, window: Window, termios: Vec<u8> },
+    Console {
+        index: u32,
+        window: Window,
+        termios: Vec<u8>,
+    },
     /// A duplicate of the terminal's master.
     ConsoleMaster,
     /// This process is the main program now.

@@ -1,9 +1,6 @@
 //! The request of `mig exec`: from a caller and its descriptors to a running job.
 
-use std::{
-    os::fd::OwnedFd,
-    path::PathBuf,
-};
+use std::{os::fd::OwnedFd, path::PathBuf};
 
 use anyhow::{Result, ensure};
 use libmig::api::{
@@ -19,7 +16,12 @@ use super::{
 };
 
 /// Window of a job that is detached from the start.
-const DETACHED_WINDOW: Window = Window { rows: 24, columns: 80, x_pixels: 0, y_pixels: 0 };
+const DETACHED_WINDOW: Window = Window {
+    rows: 24,
+    columns: 80,
+    x_pixels: 0,
+    y_pixels: 0,
+};
 
 /// A job that runs.
 #[derive(Debug)]
@@ -44,18 +46,31 @@ pub fn exec(
     peer: &Peer<'_>,
 ) -> Result<Started> {
     request.validate()?;
-    ensure!(fds.len() == FD_COUNT, "{} descriptors instead of {FD_COUNT}", fds.len());
+    ensure!(
+        fds.len() == FD_COUNT,
+        "{} descriptors instead of {FD_COUNT}",
+        fds.len()
+    );
     let program = Program {
         argv: request.argv.clone(),
         env: request.env.clone(),
         identity: Identity::of(peer)?,
         terminal: request.wants_console().then(|| terminal(request)),
-        on_console: request.stdio.map(|kind| request.detach || kind == StdioKind::Terminal),
+        on_console: request
+            .stdio
+            .map(|kind| request.detach || kind == StdioKind::Terminal),
     };
     fds.push(peer.pidfd.try_clone_to_owned()?);
-    let start = Start { program, detached: request.detach, fds };
+    let start = Start {
+        program,
+        detached: request.detach,
+        fds,
+    };
     let handle = launcher.spawn(job, peer.uid, Some(start))?;
-    Ok(Started { attach: handle.attach_path(), handle })
+    Ok(Started {
+        attach: handle.attach_path(),
+        handle,
+    })
 }
 
 /// The terminal as asked for. Detached from the start, its foreground is the program's: no one else can have it.
@@ -65,5 +80,8 @@ fn terminal(request: &ExecRequest) -> TerminalRequest {
         termios: vec![],
         foreground: true,
     });
-    TerminalRequest { foreground: asked.foreground || request.detach, ..asked }
+    TerminalRequest {
+        foreground: asked.foreground || request.detach,
+        ..asked
+    }
 }

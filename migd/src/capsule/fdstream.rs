@@ -68,7 +68,11 @@ impl FdStream {
         bytes.extend_from_slice(&length.to_le_bytes());
         bytes.push(count);
         bytes.extend_from_slice(&body);
-        self.output.push_back(Outgoing { bytes, written: 0, fds });
+        self.output.push_back(Outgoing {
+            bytes,
+            written: 0,
+            fds,
+        });
     }
 
     /// Whether there is anything left to write.
@@ -202,11 +206,16 @@ mod tests {
         let (two, mut fds) = b.receive::<u32>().unwrap();
         assert_eq!((two, fds.len()), (2, 1));
         let mut byte = [0];
-        io::PipeReader::from(fds.remove(0)).read_exact(&mut byte).unwrap();
+        io::PipeReader::from(fds.remove(0))
+            .read_exact(&mut byte)
+            .unwrap();
         assert_eq!(byte, *b"x");
         assert_eq!(b.receive::<Vec<u8>>().unwrap().0.len(), 100_000);
         drop(a);
-        assert_eq!(b.receive::<u32>().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(
+            b.receive::<u32>().unwrap_err().kind(),
+            io::ErrorKind::UnexpectedEof
+        );
     }
 
     #[test]

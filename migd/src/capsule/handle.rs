@@ -100,13 +100,24 @@ impl Launcher {
         let folder = self.folder(job);
         let (ctl, attach) = make_folder(&folder, owner)?;
         let leaves = cgroup::make(job)?;
-        let mut fds: Vec<OwnedFd> = vec![ctl.into(), attach.into(), leaves.init.into(), leaves.job.into()];
+        let mut fds: Vec<OwnedFd> = vec![
+            ctl.into(),
+            attach.into(),
+            leaves.init.into(),
+            leaves.job.into(),
+        ];
         let detached = start.as_ref().is_none_or(|start| start.detached);
         let program = start.map(|start| {
             fds.extend(start.fds);
             start.program
         });
-        let order = Order { job: job.clone(), folder: folder.clone(), owner, program, detached };
+        let order = Order {
+            job: job.clone(),
+            folder: folder.clone(),
+            owner,
+            program,
+            detached,
+        };
         if let Err(e) = self.give_birth(&order, fds, &folder) {
             // The processes, if any, have ended; what is left of them are folders.
             drop(cgroup::remove(job));
@@ -120,7 +131,10 @@ impl Launcher {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
         ours.set_write_timeout(Some(PATIENCE))?;
-        let log = OpenOptions::new().create(true).append(true).open(folder.join("log"))?;
+        let log = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(folder.join("log"))?;
         let mut child = Command::new(&self.program)
             .args(["capsule", "--fd", "0"])
             .stdin(OwnedFd::from(theirs))
@@ -130,7 +144,9 @@ impl Launcher {
             .spawn()
             .with_context(|| format!("{} cannot be started", self.program.display()))?;
         let mut stream = FdStream::new(ours);
-        let born = stream.send(order, fds).and_then(|()| stream.receive::<Born>());
+        let born = stream
+            .send(order, fds)
+            .and_then(|()| stream.receive::<Born>());
         // It ends as soon as it has cloned the init, or failed to.
         child.wait()?;
         match born {
@@ -147,7 +163,10 @@ impl Handle {
     /// # Errors
     /// When its init has ended; `status` in the folder may say how the job did.
     pub fn connect(folder: &Path) -> Result<Handle> {
-        let name = folder.file_name().and_then(|name| name.to_str()).context("no job folder")?;
+        let name = folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("no job folder")?;
         Ok(Handle {
             job: name.parse()?,
             folder: folder.to_owned(),
@@ -312,8 +331,20 @@ impl Handle {
     /// # Errors
     /// EBUSY when it has not.
     pub fn remove(self) -> Result<()> {
-        cgroup::remove(&self.job)?;
-        Ok(fs::remove_dir_all(&self.folder)?)
+        Handle::remove_folder(&self.folder)
+    }
+
+    /// Like [`Handle::remove`], for a capsule that was found with its init gone.
+    ///
+    /// # Errors
+    /// EBUSY when it is not.
+    pub fn remove_folder(folder: &Path) -> Result<()> {
+        let name = folder
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("no job folder")?;
+        cgroup::remove(&name.parse()?)?;
+        Ok(fs::remove_dir_all(folder)?)
     }
 
     fn order(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<()> {
@@ -324,8 +355,14 @@ impl Handle {
     }
 
     fn ask(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
-        self.stream.send(request, fds).context("the capsule's init is gone")?;
-        match self.stream.receive().context("the capsule's init is gone")? {
+        self.stream
+            .send(request, fds)
+            .context("the capsule's init is gone")?;
+        match self
+            .stream
+            .receive()
+            .context("the capsule's init is gone")?
+        {
             (Reply::Failed(why), _) => bail!(why),
             answer => Ok(answer),
         }
@@ -355,7 +392,9 @@ impl AsFd for Subscription {
 
 impl RestoreHost for Handle {
     fn stdio(&mut self, which: Stdio) -> io::Result<OwnedFd> {
-        let (_, mut fds) = self.ask(&Request::Stdio(which), vec![]).map_err(io::Error::other)?;
+        let (_, mut fds) = self
+            .ask(&Request::Stdio(which), vec![])
+            .map_err(io::Error::other)?;
         fds.pop().ok_or_else(missing)
     }
 
@@ -363,7 +402,12 @@ impl RestoreHost for Handle {
         let [rows, columns, x_pixels, y_pixels] = tty.window;
         let request = Request::Console {
             index: tty.index,
-            window: Window { rows, columns, x_pixels, y_pixels },
+            window: Window {
+                rows,
+                columns,
+                x_pixels,
+                y_pixels,
+            },
             termios: tty.termios.clone(),
         };
         let (_, fds) = self.ask(&request, vec![]).map_err(io::Error::other)?;
@@ -371,7 +415,9 @@ impl RestoreHost for Handle {
     }
 
     fn console_master(&mut self) -> io::Result<OwnedFd> {
-        let (_, mut fds) = self.ask(&Request::ConsoleMaster, vec![]).map_err(io::Error::other)?;
+        let (_, mut fds) = self
+            .ask(&Request::ConsoleMaster, vec![])
+            .map_err(io::Error::other)?;
         fds.pop().ok_or_else(missing)
     }
 }
@@ -381,7 +427,10 @@ fn missing() -> io::Error {
 }
 
 fn is_gone(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset)
+    matches!(
+        e.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset
+    )
 }
 
 fn unexpected<T>(reply: &Reply) -> Result<T> {
@@ -402,7 +451,10 @@ fn dial(folder: &Path) -> Result<FdStream> {
 /// alone `attach`.
 fn make_folder(folder: &Path, owner: u32) -> Result<(UnixListener, UnixListener)> {
     let parent = folder.parent().context("no job folder")?;
-    fs::DirBuilder::new().recursive(true).mode(0o711).create(parent)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(parent)?;
     fs::DirBuilder::new()
         .mode(0o711)
         .create(folder)
@@ -416,6 +468,10 @@ fn make_folder(folder: &Path, owner: u32) -> Result<(UnixListener, UnixListener)
         Ok(listener)
     };
     let (ctl, attach) = (bind("ctl", 0)?, bind("attach", owner)?);
-    ensure!(folder.join("ctl").exists(), "{} is not where it seems", folder.display());
+    ensure!(
+        folder.join("ctl").exists(),
+        "{} is not where it seems",
+        folder.display()
+    );
     Ok((ctl, attach))
 }

@@ -103,14 +103,24 @@ impl Identity {
     pub fn of(peer: &Peer<'_>) -> Result<Identity> {
         let folder = format!("/proc/{}", peer.pid);
         for name in SHARED_NAMESPACES {
-            let (theirs, ours) = (format!("{folder}/ns/{name}"), format!("/proc/self/ns/{name}"));
+            let (theirs, ours) = (
+                format!("{folder}/ns/{name}"),
+                format!("/proc/self/ns/{name}"),
+            );
             let same = fs::metadata(&theirs)
                 .and_then(|a| Ok(a.ino() == fs::metadata(ours)?.ino()))
                 .with_context(|| format!("{theirs} cannot be read"))?;
-            ensure!(same, "the caller lives in another {name} namespace than migd");
+            ensure!(
+                same,
+                "the caller lives in another {name} namespace than migd"
+            );
         }
         let root = fs::read_link(format!("{folder}/root"))?;
-        ensure!(root.as_os_str() == "/", "the caller's root is {}", root.display());
+        ensure!(
+            root.as_os_str() == "/",
+            "the caller's root is {}",
+            root.display()
+        );
         let status = fs::read_to_string(format!("{folder}/status"))?;
         let identity = parse_status(&status, peer)?;
         let identity = Identity {
@@ -143,10 +153,16 @@ impl Identity {
             setpriority_process(None, self.nice)?;
         }
         let mut set = CpuSet::new();
-        self.cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU).for_each(|&cpu| set.set(cpu));
+        self.cpus
+            .iter()
+            .filter(|&&cpu| cpu < CpuSet::MAX_CPU)
+            .for_each(|&cpu| set.set(cpu));
         sched_setaffinity(None, &set)?;
         // Lowering it below what the daemon has needs CAP_SYS_RESOURCE: then it stays as it is, higher.
-        drop(fs::write("/proc/self/oom_score_adj", self.oom_score_adj.to_string()));
+        drop(fs::write(
+            "/proc/self/oom_score_adj",
+            self.oom_score_adj.to_string(),
+        ));
         self.become_user()?;
         clone::reset_signals(self.ignored, self.blocked)
     }
@@ -167,7 +183,11 @@ impl Identity {
         setresgid(gid, gid, gid)?;
         set_keep_capabilities(true)?;
         setresuid(uid, uid, uid)?;
-        let sets = CapabilitySets { effective, permitted, inheritable };
+        let sets = CapabilitySets {
+            effective,
+            permitted,
+            inheritable,
+        };
         set_capabilities(None, sets)?;
         for capability in ambient.iter() {
             configure_capability_in_ambient_set(capability, true)?;
@@ -187,7 +207,10 @@ fn at_most(a: Rlimit, b: Rlimit) -> Rlimit {
         (a, b) => a.or(b),
     };
     let maximum = lower(a.maximum, b.maximum);
-    Rlimit { current: lower(b.current, maximum), maximum }
+    Rlimit {
+        current: lower(b.current, maximum),
+        maximum,
+    }
 }
 
 fn parse_status(status: &str, peer: &Peer<'_>) -> Result<Identity> {
@@ -231,7 +254,9 @@ fn parse_status(status: &str, peer: &Peer<'_>) -> Result<Identity> {
 
 fn ensure_all(what: &str, ids: &[u32], id: u32) -> Result<()> {
     if ids.len() != 4 || ids.iter().any(|&i| i != id) {
-        bail!("the caller's {what} IDs are {ids:?}, not {id} four times: it is another program than connected, or set-ID");
+        bail!(
+            "the caller's {what} IDs are {ids:?}, not {id} four times: it is another program than connected, or set-ID"
+        );
     }
     Ok(())
 }
@@ -248,26 +273,41 @@ fn parse_limits(text: &str) -> Result<Vec<(Option<u64>, Option<u64>)>> {
         Ok((value(words.next())?, value(words.next())?))
     });
     let limits = limits.collect::<Result<Vec<_>>>()?;
-    ensure!(limits.len() == RESOURCES.len(), "{} limits instead of 16", limits.len());
+    ensure!(
+        limits.len() == RESOURCES.len(),
+        "{} limits instead of 16",
+        limits.len()
+    );
     Ok(limits)
 }
 
 /// Field 19 of /proc/PID/stat; the name before it may contain anything.
 fn stat_nice(stat: &str) -> Result<i32> {
     let (_, rest) = stat.rsplit_once(')').context("stat has no name")?;
-    let word = rest.split_whitespace().nth(16).context("stat is too short")?;
+    let word = rest
+        .split_whitespace()
+        .nth(16)
+        .context("stat is too short")?;
     Ok(word.parse()?)
 }
 
 fn cpus_of(pid: i32) -> Result<Vec<usize>> {
     let set = sched_getaffinity(rustix::process::Pid::from_raw(pid))?;
-    Ok((0..CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+    Ok((0..CpuSet::MAX_CPU)
+        .filter(|&cpu| set.is_set(cpu))
+        .collect())
 }
 
 /// A pidfd is readable when its process has ended.
 fn alive(pidfd: BorrowedFd<'_>) -> io::Result<bool> {
     let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
-    Ok(rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? == 0)
+    Ok(rustix::event::poll(
+        &mut fds,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    )? == 0)
 }
 
 #[cfg(test)]
@@ -299,7 +339,10 @@ mod tests {
         let identity = Identity::of(&peer(&pidfd)).unwrap();
         let files = rustix::process::getrlimit(Resource::Nofile);
         assert_eq!(identity.limits[7], (files.current, files.maximum));
-        assert_eq!(identity.nice, rustix::process::getpriority_process(None).unwrap());
+        assert_eq!(
+            identity.nice,
+            rustix::process::getpriority_process(None).unwrap()
+        );
         assert!(!identity.cpus.is_empty());
         assert_eq!(identity.ignored & SIGPIPE, 0);
     }
@@ -307,8 +350,16 @@ mod tests {
     #[test]
     fn ids_that_changed_after_the_connection_are_refused() {
         let pidfd = own_pidfd();
-        let other = Peer { uid: peer(&pidfd).uid + 1, ..peer(&pidfd) };
-        assert!(Identity::of(&other).unwrap_err().to_string().contains("user IDs"));
+        let other = Peer {
+            uid: peer(&pidfd).uid + 1,
+            ..peer(&pidfd)
+        };
+        assert!(
+            Identity::of(&other)
+                .unwrap_err()
+                .to_string()
+                .contains("user IDs")
+        );
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let saved = status.replace("Uid:\t0\t0\t0\t0", "Uid:\t0\t0\t5\t0");
         if saved != status {
@@ -322,7 +373,11 @@ mod tests {
         let status = "Uid:\t5 5 5 5\nGid:\t6 6 6 6\nGroups:\t6 7\nUmask:\t0027\nCapInh:\t1\n\
             CapPrm:\tff\nCapEff:\tff\nCapBnd:\tfff\nCapAmb:\t2\nNoNewPrivs:\t1\n\
             SigIgn:\t1001\nSigBlk:\t4\n";
-        let user = Peer { uid: 5, gid: 6, ..peer(&pidfd) };
+        let user = Peer {
+            uid: 5,
+            gid: 6,
+            ..peer(&pidfd)
+        };
         let identity = parse_status(status, &user).unwrap();
         assert_eq!(identity.capabilities, [1, 2, 2, 0xfff, 2]);
         assert_eq!((identity.ignored, identity.blocked), (1, 4));
@@ -332,8 +387,14 @@ mod tests {
 
     #[test]
     fn a_limit_above_our_own_becomes_our_own() {
-        let ours = Rlimit { current: Some(10), maximum: Some(100) };
-        let wanted = Rlimit { current: Some(500), maximum: None };
+        let ours = Rlimit {
+            current: Some(10),
+            maximum: Some(100),
+        };
+        let wanted = Rlimit {
+            current: Some(500),
+            maximum: None,
+        };
         let got = at_most(ours, wanted);
         assert_eq!((got.current, got.maximum), (Some(100), Some(100)));
     }

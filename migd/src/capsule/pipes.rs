@@ -153,12 +153,18 @@ impl Pipe {
     }
 
     /// What to wait for.
-    pub(crate) fn interest(&self, stream: Stream, link: &Link) -> Option<(BorrowedFd<'_>, PollFlags)> {
+    pub(crate) fn interest(
+        &self,
+        stream: Stream,
+        link: &Link,
+    ) -> Option<(BorrowedFd<'_>, PollFlags)> {
         match &self.pump {
             Pump::Nothing => None,
             Pump::Source(fd) => (link.room(stream) > 0).then_some((fd.as_fd(), PollFlags::IN)),
             Pump::Sink(fd) => (link.waiting(stream) > 0).then_some((fd.as_fd(), PollFlags::OUT)),
-            Pump::Local(local) if local.buffer.is_empty() => Some((local.from.as_fd(), PollFlags::IN)),
+            Pump::Local(local) if local.buffer.is_empty() => {
+                Some((local.from.as_fd(), PollFlags::IN))
+            }
             Pump::Local(local) => Some((local.to.as_fd(), PollFlags::OUT)),
         }
     }

@@ -61,9 +61,16 @@ pub(crate) fn start(
     cgroup: impl AsFd,
 ) -> Result<Started> {
     let (failure, mut report) = io::pipe()?;
-    let options = CloneOptions { cgroup: Some(cgroup.as_fd()), ..CloneOptions::default() };
+    let options = CloneOptions {
+        cgroup: Some(cgroup.as_fd()),
+        ..CloneOptions::default()
+    };
     match clone::fork(&options).context("the main program cannot be forked")? {
-        Forked::Parent { pid, pidfd } => Ok(Started { pid, pidfd, failure }),
+        Forked::Parent { pid, pidfd } => Ok(Started {
+            pid,
+            pidfd,
+            failure,
+        }),
         Forked::Child => {
             let failure = become_program(program, stdio, console);
             let mut bytes = vec![failure.code];
@@ -102,14 +109,19 @@ fn prepare(program: &Program, stdio: &[OwnedFd; 3], console: Option<&Console>) -
     dup2_stdin(choose(0))?;
     dup2_stdout(choose(1))?;
     dup2_stderr(choose(2))?;
-    program.identity.put_on().context("the caller's identity cannot be taken on")
+    program
+        .identity
+        .put_on()
+        .context("the caller's identity cannot be taken on")
 }
 
 /// Tries every folder of PATH; what stays is the failure a shell would report.
 fn exec(argv: &[ByteBuf], env: &[ByteBuf]) -> Failure {
     let strings = |list: &[ByteBuf]| -> Vec<CString> {
         let strings = list.iter().map(|s| CString::new(s.to_vec()));
-        strings.collect::<Result<_, _>>().expect("the request was validated")
+        strings
+            .collect::<Result<_, _>>()
+            .expect("the request was validated")
     };
     let (args, vars) = (strings(argv), strings(env));
     let name = argv[0].as_slice();
@@ -118,11 +130,24 @@ fn exec(argv: &[ByteBuf], env: &[ByteBuf]) -> Failure {
         let error = try_exec(&path, &args, &vars);
         match error {
             Errno::ENOENT | Errno::ENOTDIR if name.contains(&b'/') => {
-                failure = Failure { code: 127, message: describe(argv, error) };
+                failure = Failure {
+                    code: 127,
+                    message: describe(argv, error),
+                };
             }
             Errno::ENOENT | Errno::ENOTDIR => (),
-            Errno::EACCES => failure = Failure { code: 126, message: describe(argv, error) },
-            _ => return Failure { code: 126, message: describe(argv, error) },
+            Errno::EACCES => {
+                failure = Failure {
+                    code: 126,
+                    message: describe(argv, error),
+                }
+            }
+            _ => {
+                return Failure {
+                    code: 126,
+                    message: describe(argv, error),
+                };
+            }
         }
     }
     failure
@@ -168,7 +193,9 @@ fn describe(argv: &[ByteBuf], error: Errno) -> String {
 }
 
 fn name_of(argv: &[ByteBuf]) -> String {
-    argv.first().map_or_else(String::new, |name| String::from_utf8_lossy(name).into_owned())
+    argv.first().map_or_else(String::new, |name| {
+        String::from_utf8_lossy(name).into_owned()
+    })
 }
 
 #[cfg(test)]
@@ -178,7 +205,10 @@ mod tests {
     fn looked_up(name: &str, env: &[&str]) -> Vec<String> {
         let env: Vec<_> = env.iter().map(|v| ByteBuf::from(v.as_bytes())).collect();
         let paths = candidates(name.as_bytes(), &env);
-        paths.iter().map(|p| p.to_str().unwrap().to_owned()).collect()
+        paths
+            .iter()
+            .map(|p| p.to_str().unwrap().to_owned())
+            .collect()
     }
 
     #[test]
@@ -192,7 +222,12 @@ mod tests {
 
     #[test]
     fn fails_with_the_codes_of_a_shell() {
-        let run = |name: &str| exec(&[ByteBuf::from(name)], &[ByteBuf::from("PATH=/nowhere:/etc")]);
+        let run = |name: &str| {
+            exec(
+                &[ByteBuf::from(name)],
+                &[ByteBuf::from("PATH=/nowhere:/etc")],
+            )
+        };
         let missing = run("mig-no-such-program");
         assert_eq!(missing.code, 127);
         assert!(missing.message.contains("command not found"));

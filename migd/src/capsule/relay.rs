@@ -45,7 +45,6 @@ pub(crate) enum Stream {
     Err,
 }
 
-
 /// What is said besides data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Control {
@@ -69,7 +68,10 @@ pub(crate) enum Control {
 
 impl Control {
     fn needs_no_repetition(self) -> bool {
-        matches!(self, Control::Signal(_) | Control::Hangup | Control::Broken(_))
+        matches!(
+            self,
+            Control::Signal(_) | Control::Hangup | Control::Broken(_)
+        )
     }
 
     fn supersedes(self, last: Control) -> bool {
@@ -161,8 +163,15 @@ struct Wire {
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Message {
-    Hello { version: u16, epoch: u64, state: Progress },
-    Item { number: u64, item: Item },
+    Hello {
+        version: u16,
+        epoch: u64,
+        state: Progress,
+    },
+    Item {
+        number: u64,
+        item: Item,
+    },
     Progress(Progress),
 }
 
@@ -176,7 +185,10 @@ struct Progress {
 impl Link {
     /// The side that comes to be with a job's move number `epoch`.
     pub(crate) fn new(epoch: u64) -> Link {
-        Link { epoch, ..Link::default() }
+        Link {
+            epoch,
+            ..Link::default()
+        }
     }
 
     /// The job has moved again.
@@ -268,7 +280,10 @@ impl Link {
     pub(crate) fn put_back(&mut self, stream: Stream, bytes: &[u8]) {
         let flow = &mut self.inflow[stream as usize];
         flow.counted += bytes.len() as u64;
-        bytes.iter().rev().for_each(|&byte| flow.bytes.push_front(byte));
+        bytes
+            .iter()
+            .rev()
+            .for_each(|&byte| flow.bytes.push_front(byte));
     }
 
     /// Whether the stream's end has been reached.
@@ -337,7 +352,10 @@ impl Link {
 
     fn progress(&self) -> Progress {
         let consumed = std::array::from_fn(|i| self.inflow[i].consumed);
-        Progress { received: self.received, consumed }
+        Progress {
+            received: self.received,
+            consumed,
+        }
     }
 
     /// Encodes acknowledgments and then items, as far as there is room.
@@ -356,7 +374,13 @@ impl Link {
             wire.cursor += 1;
             let number = self.acknowledged + wire.cursor as u64;
             self.said = self.said.max(number);
-            push(&Message::Item { number, item: item.clone() }, &mut wire.output);
+            push(
+                &Message::Item {
+                    number,
+                    item: item.clone(),
+                },
+                &mut wire.output,
+            );
         }
     }
 
@@ -367,7 +391,10 @@ impl Link {
             }
             Message::Hello { epoch, state, .. } => {
                 if epoch < self.epoch {
-                    return Err(LinkError::Stale { theirs: epoch, ours: self.epoch });
+                    return Err(LinkError::Stale {
+                        theirs: epoch,
+                        ours: self.epoch,
+                    });
                 }
                 self.acknowledge(&state)?;
                 if let Some(wire) = &mut self.wire {
@@ -404,7 +431,10 @@ impl Link {
 
     fn take(&mut self, number: u64, item: Item) -> Result<(), LinkError> {
         if number != self.received + 1 {
-            return Err(LinkError::Order { expected: self.received + 1, got: number });
+            return Err(LinkError::Order {
+                expected: self.received + 1,
+                got: number,
+            });
         }
         match item {
             Item::Data(stream, bytes) => {

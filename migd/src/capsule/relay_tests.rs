@@ -7,7 +7,10 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         usize::try_from(self.0 >> 33).unwrap() % sides
     }
 }
@@ -48,7 +51,10 @@ fn nothing_is_lost_doubled_or_reordered_wherever_the_carrier_breaks() {
         let mut heard = Vec::new();
         while read.len() < text.len() || heard.len() < 20 || !away.at_end(Stream::In) {
             if written < text.len() {
-                let n = dice.roll(3000).min(text.len() - written).min(home.room(Stream::In));
+                let n = dice
+                    .roll(3000)
+                    .min(text.len() - written)
+                    .min(home.room(Stream::In));
                 home.send(Stream::In, &text[written..written + n]);
                 written += n;
             } else {
@@ -151,7 +157,10 @@ fn a_link_goes_on_where_it_was_written_down() {
     second.connect();
     let hello = second.output().to_vec();
     home.connect();
-    assert_eq!(home.feed(&hello), Err(LinkError::Stale { theirs: 1, ours: 2 }));
+    assert_eq!(
+        home.feed(&hello),
+        Err(LinkError::Stale { theirs: 1, ours: 2 })
+    );
 }
 
 #[test]
@@ -169,21 +178,44 @@ fn without_a_carrier_the_log_stays_bounded() {
 fn hostile_bytes_are_errors_and_leave_the_state_sound() {
     let mut link = Link::new(1);
     link.connect();
-    assert_eq!(link.feed(&u32::MAX.to_le_bytes()), Err(LinkError::TooLong(u32::MAX as usize)));
+    assert_eq!(
+        link.feed(&u32::MAX.to_le_bytes()),
+        Err(LinkError::TooLong(u32::MAX as usize))
+    );
     link.connect();
     assert_eq!(link.feed(&[1, 0, 0, 0, 99]), Err(LinkError::Malformed));
     link.connect();
     let mut bytes = Vec::new();
-    push(&Message::Item { number: 7, item: Item::End(Stream::In) }, &mut bytes);
-    assert_eq!(link.feed(&bytes), Err(LinkError::Order { expected: 1, got: 7 }));
+    push(
+        &Message::Item {
+            number: 7,
+            item: Item::End(Stream::In),
+        },
+        &mut bytes,
+    );
+    assert_eq!(
+        link.feed(&bytes),
+        Err(LinkError::Order {
+            expected: 1,
+            got: 7
+        })
+    );
     link.connect();
     let mut bytes = Vec::new();
-    push(&Message::Progress(Progress { received: 5, consumed: [0; 4] }), &mut bytes);
+    push(
+        &Message::Progress(Progress {
+            received: 5,
+            consumed: [0; 4],
+        }),
+        &mut bytes,
+    );
     assert_eq!(link.feed(&bytes), Err(LinkError::Acknowledged(5)));
     let mut dice = Dice(9);
     for _ in 0..2000 {
         link.connect();
-        let noise: Vec<u8> = (0..40).map(|_| u8::try_from(dice.roll(6)).unwrap()).collect();
+        let noise: Vec<u8> = (0..40)
+            .map(|_| u8::try_from(dice.roll(6)).unwrap())
+            .collect();
         drop(link.feed(&noise));
     }
     let mut other = Link::new(1);

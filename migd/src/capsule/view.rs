@@ -4,23 +4,26 @@
 //! Runs in the init, in its new mount namespace. The host's later mounts
 //! still arrive (the tree is a slave of the host's), and nothing of ours gets out.
 
-use std::{
-    ffi::CString,
-    fs, io,
-    os::unix::fs::FileTypeExt,
-    path::Path,
-};
+use std::{ffi::CString, fs, io, os::unix::fs::FileTypeExt, path::Path};
 
 use anyhow::{Context, Result};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 
 /// Mounts the capsule's own file systems.
 pub(crate) fn make() -> Result<()> {
-    mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
-        .context("the capsule's mounts cannot be made private")?;
+    mount_change(
+        "/",
+        MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC,
+    )
+    .context("the capsule's mounts cannot be made private")?;
     let plain = MountFlags::NOSUID | MountFlags::NOEXEC;
     fresh("proc", "/proc", plain | MountFlags::NODEV, "")?;
-    fresh("tmpfs", "/dev/shm", MountFlags::NOSUID | MountFlags::NODEV, "mode=1777")?;
+    fresh(
+        "tmpfs",
+        "/dev/shm",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        "mode=1777",
+    )?;
     fresh("mqueue", "/dev/mqueue", plain | MountFlags::NODEV, "")?;
     let options = match tty_group() {
         Some(gid) => format!("newinstance,ptmxmode=0666,mode=620,gid={gid}"),

@@ -6,8 +6,9 @@
 //! checked on the node that holds the job's record. A message that breaks a
 //! rule closes its connection and nothing else.
 
+mod exec;
 mod kill;
-mod r#move;
+pub(crate) mod r#move;
 mod nodes;
 pub(crate) mod ps;
 mod session;

@@ -74,9 +74,11 @@ pub(crate) async fn run(
             Failure::from_error(Code::Busy, "the move cannot be started", &error)
         })?;
         // The thread runs to its end even if nobody waits any more.
-        result
+        let moved = result
             .await
-            .unwrap_or_else(|_| Err(Failure::new(Code::Failed, "the mover panicked")))
+            .unwrap_or_else(|_| Err(Failure::new(Code::Failed, "the mover panicked")))?;
+        daemon.balance.moved(daemon.meters.now(), &moved);
+        Ok(moved)
     };
     work.instrument(span).await
 }
@@ -89,7 +91,7 @@ fn least_loaded(daemon: &Daemon) -> Result<NodeName, Failure> {
         .filter(|(_, state)| state.up)
         .filter_map(|(node, state)| {
             let (load, _) = state.load.as_ref()?;
-            Some((node, load.runnable / f64::from(load.cores.max(1))))
+            Some((node, load.pressure(load.demand(0.0), 1.0)))
         });
     let least = loads.min_by(|a, b| a.1.total_cmp(&b.1));
     least.map(|(node, _)| node.clone()).ok_or_else(|| {

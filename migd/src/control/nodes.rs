@@ -3,7 +3,7 @@
 use libmig::api::{NodeInfo, NodeState};
 
 use crate::daemon::Daemon;
-use crate::load::NodeLoad;
+use libmig::balance::Load;
 
 /// Lists them, this node first.
 pub(super) async fn list(daemon: &Daemon) -> Vec<NodeInfo> {
@@ -12,7 +12,7 @@ pub(super) async fn list(daemon: &Daemon) -> Vec<NodeInfo> {
         daemon.config.listen.to_string(),
         NodeState::Local,
         None,
-        Some(daemon.load()),
+        Some(daemon.meters.exported()),
     );
     let mut states = daemon.peers.states();
     let peers = daemon.config.peers.iter().map(|peer| {
@@ -39,7 +39,7 @@ fn info(
     address: String,
     state: NodeState,
     reason: Option<String>,
-    load: Option<NodeLoad>,
+    load: Option<Load>,
 ) -> NodeInfo {
     let load = load.filter(|load| load.cores > 0);
     NodeInfo {
@@ -49,8 +49,8 @@ fn info(
         reason,
         load: load.as_ref().map(|l| l.runnable / f64::from(l.cores)),
         cores: load.as_ref().map(|l| l.cores),
-        memory_bytes: load.as_ref().map(|l| l.memory_bytes),
-        memory_available_bytes: load.as_ref().map(|l| l.memory_available_bytes),
+        memory_bytes: load.as_ref().map(|l| l.memory_total),
+        memory_available_bytes: load.as_ref().map(|l| l.memory_free),
         jobs: load.as_ref().map(|l| l.jobs),
     }
 }

@@ -72,6 +72,10 @@ fn merge(merged: &mut BTreeMap<JobId, (NodeName, JobInfo)>, teller: &NodeName, j
 
 fn info(daemon: &Daemon, view: JobView) -> JobInfo {
     let record = view.record;
+    let used = record
+        .is_here()
+        .then(|| daemon.meters.usage(&record.id))
+        .flatten();
     let moving = view.leaving.is_some() || view.committed;
     let node = match record.place {
         Place::Here => daemon.node().clone(),
@@ -91,8 +95,8 @@ fn info(daemon: &Daemon, view: JobView) -> JobInfo {
         },
         pinned: record.pinned,
         epoch: record.epoch,
-        cpu: None,
-        memory_bytes: None,
+        cpu: used.map(|used| used.cores),
+        memory_bytes: used.map(|used| used.memory),
         started_unix: record.started_unix,
         pid: None,
         command: record.command,

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Caller, Events};
+use super::{Caller, Events, exec};
 use crate::daemon::Daemon;
 
 /// A client has so long for its hello, and for a request once it has begun.
@@ -65,9 +65,9 @@ pub(super) async fn serve(daemon: &Daemon, stream: UnixStream) -> anyhow::Result
                 return Err(error);
             }
         };
-        debug!(uid = caller.uid, ?request, "request");
-        connection.fds.clear();
-        let answer = work(daemon, caller, request, &mut connection).await?;
+        debug!(uid = caller.uid, request = name(&request), "request");
+        let fds = std::mem::take(&mut connection.fds);
+        let answer = work(daemon, caller, request, fds, &mut connection).await?;
         connection.send(&answer).await?;
     }
 }
@@ -77,11 +77,25 @@ async fn work(
     daemon: &Daemon,
     caller: Caller,
     request: Request,
+    fds: Vec<OwnedFd>,
     connection: &mut Connection,
 ) -> anyhow::Result<FromDaemon> {
     let (events_in, mut events) = mpsc::channel(EVENTS);
     let events_in = Events::to(events_in);
-    let mut handled = std::pin::pin!(super::handle(daemon, caller, request, &events_in));
+    let asker = exec::Asker::of(&connection.stream);
+    let handle = async {
+        match request {
+            Request::Exec(request) => {
+                let asker = asker.map_err(|error| {
+                    Failure::from_error(Code::Host, "the kernel does not say who asks", &error)
+                })?;
+                exec::handle(daemon, asker, request, fds, &events_in).await
+            }
+            Request::Attach { target } => exec::attach(daemon, caller, &target).await,
+            other => super::handle(daemon, caller, other, &events_in).await,
+        }
+    };
+    let mut handled = std::pin::pin!(handle);
     loop {
         tokio::select! {
             result = &mut handled => {
@@ -215,4 +229,20 @@ fn receive_some(
         }
     }
     Ok(read)
+}
+
+/// What is asked, for logs. Never the request whole: an environment holds
+/// other people's secrets.
+fn name(request: &Request) -> &'static str {
+    match request {
+        Request::Exec(_) => "exec",
+        Request::Attach { .. } => "attach",
+        Request::Ps { .. } => "ps",
+        Request::Nodes {} => "nodes",
+        Request::Move(_) => "move",
+        Request::Kill { .. } => "kill",
+        Request::Wait { .. } => "wait",
+        Request::Why { .. } => "why",
+        Request::Where { .. } => "where",
+    }
 }

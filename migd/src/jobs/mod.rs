@@ -28,6 +28,8 @@ use libmig::api::{Code, ExitRecord, Failure, JobId, NodeName, Phase};
 use libmig::migration::Verdict;
 use tokio::sync::{Notify, oneshot};
 
+use crate::balancer::Balance;
+use crate::load::Meters;
 use record::{Arrival, Committed, JobRecord, Report};
 use registry::{JobView, Registry, Ruled};
 
@@ -37,6 +39,8 @@ type Message = Box<dyn FnOnce(&mut Registry) + Send>;
 #[derive(Debug, Clone)]
 pub(crate) struct Jobs {
     inbox: mpsc::Sender<Message>,
+    meters: Arc<Meters>,
+    balance: Arc<Balance>,
     /// Wakes the reporter: there is something to tell home, or home is back.
     pub(crate) to_report: Arc<Notify>,
 }
@@ -46,7 +50,11 @@ impl Jobs {
     ///
     /// # Errors
     /// When the thread cannot be made.
-    pub(crate) fn spawn(mut registry: Registry) -> std::io::Result<Jobs> {
+    pub(crate) fn spawn(
+        mut registry: Registry,
+        meters: Arc<Meters>,
+        balance: Arc<Balance>,
+    ) -> std::io::Result<Jobs> {
         let (inbox, messages) = mpsc::channel::<Message>();
         let work = move || {
             for message in messages {
@@ -58,6 +66,8 @@ impl Jobs {
             .spawn(work)?;
         Ok(Jobs {
             inbox,
+            meters,
+            balance,
             to_report: Arc::new(Notify::new()),
         })
     }
@@ -229,8 +239,11 @@ impl Jobs {
     /// # Errors
     /// When the job is not here or is leaving already.
     pub(crate) fn leave(&self, job: &JobId, to: &NodeName) -> Ruled<(JobRecord, u64)> {
-        let (job, to) = (job.clone(), to.clone());
-        self.call_blocking(move |r| r.leave(&job, &to))
+        let (mine, to) = (job.clone(), to.clone());
+        let (mut record, epoch) = self.call_blocking(move |r| r.leave(&mine, &to))?;
+        let here = self.meters.usage(job).unwrap_or_default().cpu;
+        record.cpu_ms_elsewhere += u64::try_from(here.as_millis()).unwrap_or(0);
+        Ok((record, epoch))
     }
 
     /// The move away enters a phase.
@@ -279,7 +292,10 @@ impl Jobs {
     /// # Errors
     /// When the node is full, or owns the job already.
     pub(crate) fn reserve(&self, record: JobRecord, epoch: u64, source: NodeName) -> Ruled<()> {
-        self.call_blocking(move |r| r.reserve(record, epoch, source))
+        let job = record.id.clone();
+        self.call_blocking(move |r| r.reserve(record, epoch, source))?;
+        self.balance.begun(self.meters.now(), &job);
+        Ok(())
     }
 
     /// Destination: complete, detached and frozen; sent to the source as `Built`.
@@ -297,10 +313,14 @@ impl Jobs {
     /// # Errors
     /// When nothing was built with that epoch, or the disk fails.
     pub(crate) fn journal_live(&self, job: &JobId, epoch: u64) -> Ruled<bool> {
-        let job = job.clone();
-        let result = self.call_blocking(move |r| r.live(&job, epoch));
+        let mine = job.clone();
+        let fresh = self.call_blocking(move |r| r.live(&mine, epoch))?;
+        if fresh {
+            self.meters.restart(job);
+            self.balance.arrived(self.meters.now(), job);
+        }
         self.to_report.notify_one();
-        result
+        Ok(fresh)
     }
 
     /// Destination: the attempt failed or was taken back; its pieces are
@@ -309,8 +329,21 @@ impl Jobs {
     /// # Errors
     /// When the disk fails; repeat it.
     pub(crate) fn arrival_gone(&self, job: &JobId, epoch: u64) -> Ruled<()> {
-        let job = job.clone();
-        self.call_blocking(move |r| r.arrival_gone(&job, epoch))
+        let mine = job.clone();
+        self.call_blocking(move |r| r.arrival_gone(&mine, epoch))?;
+        self.balance.cancelled(job);
+        Ok(())
+    }
+
+    /// Like [`Jobs::exited`].
+    ///
+    /// # Errors
+    /// When the disk fails; repeat it.
+    pub(crate) fn exited_blocking(&self, exit: &ExitRecord) -> Ruled<()> {
+        let exit = exit.clone();
+        let result = self.call_blocking(move |r| r.exited(&exit));
+        self.to_report.notify_one();
+        result
     }
 
     /// One job, as far as this node knows it.

@@ -45,6 +45,9 @@ pub(crate) struct JobRecord {
     pub(crate) started_unix: u64,
     /// When it arrived here, or started; seconds since 1970.
     pub(crate) arrived_unix: u64,
+    /// Milliseconds of CPU time that it used before it came here: part of its
+    /// age, and no kernel of this node knows of it.
+    pub(crate) cpu_ms_elsewhere: u64,
 }
 
 impl JobRecord {

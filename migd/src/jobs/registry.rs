@@ -141,6 +141,7 @@ impl Registry {
             pinned,
             started_unix: now,
             arrived_unix: now,
+            cpu_ms_elsewhere: 0,
         };
         self.durable(&[Change::LastNumber(number), Change::Record(record.clone())])?;
         self.last_number = number;

@@ -1,1 +1,178 @@
+//! Capsules: waited for while they live, found again after a restart.
+//!
+//! One small thread per capsule of this node, also for the deputies of jobs
+//! that are away: it does nothing but wait for what the init says.
+//!
+//! Invariant: an init keeps the exit status until the job table has it on
+//! disk, so an exit is told at least once, whenever the daemon dies.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use libmig::api::{ExitStatus, JobId};
+use migd::capsule::{Event, Handle, Place, Subscription};
+use nix::libc;
+use tracing::{debug, info, warn};
+
+use super::registry::ended_now;
+use crate::daemon::Daemon;
+use crate::peer::carrier;
+
+/// Enough for a thread that only waits.
+const STACK: usize = 256 << 10;
+/// How long to wait for an init that has ended to be gone.
+const GONE: Duration = Duration::from_secs(5);
+
+/// How a watch ended.
+#[derive(Debug)]
+enum Ended {
+    /// The main program has.
+    Job(ExitStatus),
+    /// The init has, and said nothing.
+    Init,
+}
+
+/// At start: watches every capsule that is there, and gives up the jobs whose
+/// capsule is gone.
+pub(crate) async fn find_again(daemon: &Daemon) {
+    let folders = std::fs::read_dir(daemon.config.jobs_dir())
+        .into_iter()
+        .flatten()
+        .flatten();
+    for entry in folders {
+        let job = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<JobId>().ok());
+        let Some(job) = job else { continue };
+        info!(%job, "found a capsule");
+        start(daemon, &job);
+    }
+    for view in daemon.jobs.views().await {
+        let job = view.record.id;
+        if view.record.place == super::record::Place::Here
+            && !view.committed
+            && !folder(daemon, &job).exists()
+        {
+            warn!(%job, "its capsule is gone");
+            lost(daemon, job).await;
+        }
+    }
+}
+
+async fn lost(daemon: &Daemon, job: JobId) {
+    if let Err(failure) = daemon.jobs.exited(ended_now(job, ExitStatus::Lost)).await {
+        warn!(%failure, "a lost job cannot be recorded");
+    }
+}
+
+/// Folder of a job's capsule.
+pub(crate) fn folder(daemon: &Daemon, job: &JobId) -> PathBuf {
+    daemon.config.jobs_dir().join(job.to_string())
+}
+
+/// Watches the capsule of `job` from now on: after an exec, after an arrival
+/// has been made, and at start. More than one watch of a job is harmless.
+pub(crate) fn start(daemon: &Daemon, job: &JobId) {
+    let (daemon, mine) = (daemon.clone(), job.clone());
+    let work = move || {
+        if let Err(error) = watch(&daemon, &mine) {
+            warn!(job = %mine, reason = %format!("{error:#}"), "a capsule cannot be watched");
+        }
+        daemon.meters.remove(&mine);
+    };
+    let thread = std::thread::Builder::new()
+        .name(format!("job {job}"))
+        .stack_size(STACK);
+    if let Err(error) = thread.spawn(work) {
+        warn!(%job, %error, "a capsule is not watched");
+    }
+}
+
+fn watch(daemon: &Daemon, job: &JobId) -> anyhow::Result<()> {
+    let folder = folder(daemon, job);
+    let ended = match Handle::connect(&folder) {
+        Ok(mut handle) => wait(daemon, job, &mut handle)?,
+        // It ended while no daemon ran.
+        Err(_) => Ended::Init,
+    };
+    let status = match ended {
+        Ended::Job(status) => Some(status),
+        Ended::Init => left_behind(&folder).or_else(|| lost_here(daemon, job)),
+    };
+    if let Some(status) = status {
+        let exit = ended_now(job.clone(), status);
+        daemon.jobs.exited_blocking(&exit)?;
+        info!(%job, ?status, "ended");
+    }
+    if let Ok(mut handle) = Handle::connect(&folder) {
+        handle.collect()?;
+        let mut events = handle.subscribe()?;
+        while events.next_event()?.is_some() {}
+    }
+    clean(&folder)
+}
+
+/// Until the main program or the init ends.
+fn wait(daemon: &Daemon, job: &JobId, handle: &mut Handle) -> anyhow::Result<Ended> {
+    // First subscribe, then look: nothing falls between.
+    let mut events: Subscription = handle.subscribe()?;
+    let report = handle.info()?;
+    daemon.meters.add(job, handle.job_cgroup()?);
+    if report.info.place == Place::Guest {
+        carrier::host(daemon, job);
+    }
+    if let Some(word) = report.info.status {
+        return Ok(Ended::Job(status_of(word)));
+    }
+    loop {
+        match events
+            .next_event()
+            .context("the capsule's init speaks nonsense")?
+        {
+            Some(Event::Exited(word)) => return Ok(Ended::Job(status_of(word))),
+            Some(event) => debug!(%job, ?event, "capsule"),
+            None => return Ok(Ended::Init),
+        }
+    }
+}
+
+/// The init has ended without a word: lost, if the job was here. A guest's
+/// init ends when the job has gone on, and that is no loss.
+fn lost_here(daemon: &Daemon, job: &JobId) -> Option<ExitStatus> {
+    let view = daemon.jobs.view_blocking(job)?;
+    let arriving = daemon
+        .jobs
+        .arrival_blocking(job)
+        .is_some_and(|a| a.epoch > view.record.epoch);
+    (view.record.is_here() && !view.committed && !arriving).then_some(ExitStatus::Lost)
+}
+
+/// What the init wrote before it ended.
+fn left_behind(folder: &Path) -> Option<ExitStatus> {
+    let text = std::fs::read_to_string(folder.join("status")).ok()?;
+    Some(status_of(text.trim().parse().ok()?))
+}
+
+/// Removes what a capsule leaves, once its init is gone.
+fn clean(folder: &Path) -> anyhow::Result<()> {
+    let deadline = std::time::Instant::now() + GONE;
+    loop {
+        match Handle::remove_folder(folder) {
+            Ok(()) => return Ok(()),
+            Err(error) if std::time::Instant::now() > deadline => return Err(error),
+            // EBUSY: its last process is on its way out.
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// From a wait status word (wait(2)).
+fn status_of(word: i32) -> ExitStatus {
+    if libc::WIFSIGNALED(word) {
+        ExitStatus::Signal(libc::WTERMSIG(word))
+    } else {
+        ExitStatus::Code(libc::WEXITSTATUS(word))
+    }
+}

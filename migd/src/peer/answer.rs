@@ -22,7 +22,7 @@ pub(super) async fn answer(
     question: Question,
 ) -> Result<Answer, Failure> {
     match question {
-        Question::Load(_) => Ok(Answer::Load(daemon.load())),
+        Question::Load(_) => Ok(Answer::Load(daemon.meters.exported())),
         Question::Ps => Ok(Answer::Jobs(control::ps::local(daemon).await)),
         Question::Forward { uid, hops, request } => {
             let caller = Caller { uid, hops };
@@ -45,6 +45,7 @@ pub(super) async fn answer(
             daemon.jobs.exited(exit).await?;
             Ok(Answer::Noted)
         }
+        Question::Reserve(asked) => Ok(Answer::Reserved(daemon.balance.reserve(daemon, &asked))),
         Question::CommitState { job, epoch } => Ok(Answer::Verdict(
             daemon.jobs.commit_state(peer.clone(), job, epoch).await,
         )),

@@ -48,6 +48,8 @@ pub(crate) enum Purpose {
     Carrier {
         /// The job.
         job: JobId,
+        /// The epoch with which the dialling node owns it.
+        epoch: u64,
     },
 }
 

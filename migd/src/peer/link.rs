@@ -126,7 +126,7 @@ async fn session(
                     break Err(PeerError::Timeout(silence));
                 }
                 // Number 0 is the heartbeat's: nobody waits for its answer.
-                Call { id: 0, question: Question::Load(daemon.load()) }
+                Call { id: 0, question: Question::Load(daemon.meters.exported()) }
             }
         };
         match timeout(silence, frame::write(&mut to, &call)).await {

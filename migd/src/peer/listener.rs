@@ -20,7 +20,7 @@ use tracing::{Instrument, debug, info_span, warn};
 use super::hello::{self, AcceptHello, DialHello, PRELUDE, Purpose};
 use super::link::{AbortOnDrop, chain};
 use super::message::{Answer, Call, Question, Return};
-use super::{BlockingTls, PeerError, answer, dial, frame, tls};
+use super::{BlockingTls, PeerError, answer, carrier, dial, frame, tls};
 use crate::daemon::Daemon;
 use crate::moves;
 
@@ -134,7 +134,9 @@ async fn serve(
             debug!(peer = %hello.node, "control connection");
             control(daemon, stream, hello.node).await
         }
-        Purpose::Carrier { .. } => Err(PeerError::OutOfPhase("nobody expects this carrier")),
+        Purpose::Carrier { job, epoch } => {
+            carrier::serve(daemon, stream, &hello.node, &job, epoch).await
+        }
         Purpose::Move { job, .. } => {
             let (tcp, connection) = stream.into_inner();
             let tcp = tcp.into_std()?;
@@ -185,7 +187,7 @@ async fn control(
             daemon.peers.note_load(&node, load);
             let beat = Return {
                 id: call.id,
-                answer: Answer::Load(daemon.load()),
+                answer: Answer::Load(daemon.meters.exported()),
             };
             if answers_in.send(beat).await.is_err() {
                 return Ok(());

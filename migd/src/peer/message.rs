@@ -7,7 +7,7 @@ use libmig::api::{ExitRecord, Failure, JobId, JobInfo, Reply, Request, WhereRepo
 use libmig::migration::Verdict;
 use serde::{Deserialize, Serialize};
 
-use crate::load::NodeLoad;
+use libmig::balance::{Load, Refusal, Reservation};
 
 /// One question, numbered by the asker.
 #[derive(Debug, Serialize, Deserialize)]
@@ -31,7 +31,7 @@ pub(crate) struct Return {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Question {
     /// My load is this; what is yours? Asked each second: also the heartbeat.
-    Load(NodeLoad),
+    Load(Load),
     /// Which jobs do you know?
     Ps,
     /// Do this for a user of mine, whom I have authenticated.
@@ -59,6 +59,8 @@ pub(crate) enum Question {
     },
     /// Your job ended here.
     Exited(ExitRecord),
+    /// May this job come, if my balancer sends it?
+    Reserve(Reservation),
     /// You offered me this job: did you commit?
     CommitState {
         /// The job.
@@ -79,7 +81,7 @@ pub(crate) enum Question {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum Answer {
     /// To [`Question::Load`].
-    Load(NodeLoad),
+    Load(Load),
     /// To [`Question::Ps`].
     Jobs(Vec<JobInfo>),
     /// To [`Question::Forward`].
@@ -88,6 +90,8 @@ pub(crate) enum Answer {
     Resolved(Option<WhereReport>),
     /// To [`Question::Located`] and [`Question::Exited`]: it is on disk.
     Noted,
+    /// To [`Question::Reserve`].
+    Reserved(Result<(), Refusal>),
     /// To [`Question::CommitState`] and [`Question::Commit`].
     Verdict(Verdict),
     /// To anything that failed.

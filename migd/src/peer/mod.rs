@@ -11,6 +11,7 @@
 //! ```
 
 pub(crate) mod answer;
+pub(crate) mod carrier;
 pub(crate) mod dial;
 pub(crate) mod frame;
 pub(crate) mod hello;
@@ -29,7 +30,7 @@ use thiserror::Error;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::daemon::Daemon;
-use crate::load::NodeLoad;
+use libmig::balance::Load;
 use message::{Answer, Question};
 
 pub(crate) use dial::{BlockingTls, dial_move};
@@ -112,7 +113,7 @@ pub(crate) struct PeerState {
     /// Why not.
     pub(crate) reason: Option<String>,
     /// Its load and when it arrived.
-    pub(crate) load: Option<(NodeLoad, Instant)>,
+    pub(crate) load: Option<(Load, Instant)>,
     /// CPU flags from its hello.
     pub(crate) cpu_features: Vec<String>,
 }
@@ -232,7 +233,7 @@ impl Peers {
     }
 
     /// Remembers a load that arrived.
-    pub(crate) fn note_load(&self, node: &NodeName, load: NodeLoad) {
+    pub(crate) fn note_load(&self, node: &NodeName, load: Load) {
         self.note(node, |state| state.load = Some((load, Instant::now())));
     }
 }

@@ -43,7 +43,11 @@ enum Kind {
     Depart { link: Link },
     /// It may come. `mine` and `guest` are both sides of the exchange, settled: `mine`
     /// is unused where the job is a guest.
-    Arrive { mine: Link, guest: Link, stopped: Option<i32> },
+    Arrive {
+        mine: Link,
+        guest: Link,
+        stopped: Option<i32>,
+    },
 }
 
 impl Pending {
@@ -57,10 +61,20 @@ impl Pending {
 
 impl Init {
     /// Holds still and says what the next init must know.
-    pub(super) fn depart_prepare(&mut self, originals: [bool; 3], fds: Vec<OwnedFd>) -> Result<Vec<u8>> {
-        ensure!(self.pending.is_none(), "a move of the job is under way already");
+    pub(super) fn depart_prepare(
+        &mut self,
+        originals: [bool; 3],
+        fds: Vec<OwnedFd>,
+    ) -> Result<Vec<u8>> {
+        ensure!(
+            self.pending.is_none(),
+            "a move of the job is under way already"
+        );
         ensure!(self.children.status().is_none(), "the job has ended");
-        ensure!(self.starting.is_none() || self.children.main().is_some(), "the job is being started");
+        ensure!(
+            self.starting.is_none() || self.children.main().is_some(),
+            "the job is being started"
+        );
         let (mine, theirs) = match self.place {
             Place::Away => bail!("the job is not here"),
             Place::Home => self.prepare_home(originals, fds)?,
@@ -71,7 +85,10 @@ impl Init {
             stopped: self.children.stopped(),
             has_terminal: self.has_terminal,
         };
-        self.pending = Some(Pending { deferred: vec![], kind: Kind::Depart { link: mine } });
+        self.pending = Some(Pending {
+            deferred: vec![],
+            kind: Kind::Depart { link: mine },
+        });
         Ok(postcard::to_stdvec(&blob)?)
     }
 
@@ -95,7 +112,9 @@ impl Init {
         }
         let (mut mine, mut theirs) = (Link::new(0), Link::new(0));
         for (pipe, which) in self.pipes.iter_mut().zip(STDIO) {
-            let Pump::Local(local) = &mut pipe.pump else { continue };
+            let Pump::Local(local) = &mut pipe.pump else {
+                continue;
+            };
             let buffer: Vec<u8> = local.buffer.iter().copied().collect();
             match which {
                 Stdio::In => {
@@ -148,7 +167,9 @@ impl Init {
         self.children.forget_main();
         self.ending = None;
         self.console = None;
-        let Kind::Depart { link } = pending.kind else { return Ok(()) };
+        let Kind::Depart { link } = pending.kind else {
+            return Ok(());
+        };
         if self.place == Place::Guest {
             self.departed = true;
             self.carrier = None;
@@ -170,7 +191,9 @@ impl Init {
     fn pump_original(&mut self, which: Stdio) {
         let pipe = &mut self.pipes[which as usize];
         pipe.pump = Pump::Nothing;
-        let Some(original) = &pipe.original else { return };
+        let Some(original) = &pipe.original else {
+            return;
+        };
         let (flags, wrap): (_, fn(OwnedFd) -> Pump) = match which {
             Stdio::In => (OFlags::RDONLY, Pump::Source),
             Stdio::Out | Stdio::Err => (OFlags::WRONLY, Pump::Sink),
@@ -187,7 +210,10 @@ impl Init {
 
     /// Takes over from another init, provisionally.
     pub(super) fn arrive(&mut self, blob: &[u8]) -> Result<()> {
-        ensure!(self.pending.is_none(), "a move of the job is under way already");
+        ensure!(
+            self.pending.is_none(),
+            "a move of the job is under way already"
+        );
         ensure!(self.place != Place::Home, "the job is here");
         ensure!(self.children.status().is_none(), "the job has ended");
         let blob: Blob = postcard::from_bytes(blob).context("the blob cannot be decoded")?;
@@ -197,26 +223,47 @@ impl Init {
         } else {
             self.has_terminal = blob.has_terminal;
         }
-        let kind = Kind::Arrive { mine, guest, stopped: blob.stopped };
-        self.pending = Some(Pending { deferred: vec![], kind });
+        let kind = Kind::Arrive {
+            mine,
+            guest,
+            stopped: blob.stopped,
+        };
+        self.pending = Some(Pending {
+            deferred: vec![],
+            kind,
+        });
         Ok(())
     }
 
     /// The program's end of a stream.
     pub(super) fn stdio(&mut self, which: Stdio) -> Result<OwnedFd> {
-        let Some(Pending { kind: Kind::Arrive { mine, guest, .. }, .. }) = &self.pending else {
+        let Some(Pending {
+            kind: Kind::Arrive { mine, guest, .. },
+            ..
+        }) = &self.pending
+        else {
             bail!("no job is arriving");
         };
         let stream = stream_of(which);
-        let left = if which == Stdio::In { guest.waiting(stream) } else { mine.waiting(stream) };
+        let left = if which == Stdio::In {
+            guest.waiting(stream)
+        } else {
+            mine.waiting(stream)
+        };
         let pipe = &mut self.pipes[which as usize];
         if self.place == Place::Guest {
             let (theirs, ours) = pipes::make(which)?;
             self.pipe_ids[which as usize] = pipes::pipe_id(&ours);
-            pipe.pump = if which == Stdio::In { Pump::Sink(ours) } else { Pump::Source(ours) };
+            pipe.pump = if which == Stdio::In {
+                Pump::Sink(ours)
+            } else {
+                Pump::Source(ours)
+            };
             return Ok(theirs);
         }
-        if left == 0 && let Some(original) = &pipe.original {
+        if left == 0
+            && let Some(original) = &pipe.original
+        {
             return Ok(original.try_clone()?);
         }
         let (theirs, ours) = pipes::make(which)?;
@@ -225,13 +272,26 @@ impl Init {
     }
 
     /// A terminal for the job, as it had it: slave and master.
-    pub(super) fn make_console(&mut self, index: u32, window: Window, modes: &[u8]) -> Result<Vec<OwnedFd>> {
-        let arriving = self.pending.as_ref().is_some_and(|p| matches!(p.kind, Kind::Arrive { .. }));
-        ensure!(arriving && self.console.is_none(), "no job is arriving, or it has its terminal");
+    pub(super) fn make_console(
+        &mut self,
+        index: u32,
+        window: Window,
+        modes: &[u8],
+    ) -> Result<Vec<OwnedFd>> {
+        let arriving = self
+            .pending
+            .as_ref()
+            .is_some_and(|p| matches!(p.kind, Kind::Arrive { .. }));
+        ensure!(
+            arriving && self.console.is_none(),
+            "no job is arriving, or it has its terminal"
+        );
         let console = Console::open_at(index, self.owner)?;
         console.set_modes(modes)?;
         console.set_window(window)?;
-        console.control().context("the terminal cannot be made ours")?;
+        console
+            .control()
+            .context("the terminal cannot be made ours")?;
         let fds = vec![console.slave()?, console.master()?];
         self.console = Some(console);
         Ok(fds)
@@ -253,7 +313,14 @@ impl Init {
 
     pub(super) fn arrive_commit(&mut self, epoch: u64) -> Result<()> {
         let pending = self.take_pending(|kind| matches!(kind, Kind::Arrive { .. }))?;
-        let Kind::Arrive { mine, guest, stopped } = pending.kind else { return Ok(()) };
+        let Kind::Arrive {
+            mine,
+            guest,
+            stopped,
+        } = pending.kind
+        else {
+            return Ok(());
+        };
         self.children.set_stopped(stopped);
         if self.place == Place::Guest {
             self.link = guest;
@@ -285,9 +352,17 @@ impl Init {
         self.link = Link::default();
         let output = mine.arrived(Stream::Terminal).to_vec();
         self.show(&output);
-        guest.arrived(Stream::Terminal).iter().rev().for_each(|&b| self.typed.push_front(b));
+        guest
+            .arrived(Stream::Terminal)
+            .iter()
+            .rev()
+            .for_each(|&b| self.typed.push_front(b));
         for which in STDIO {
-            let link = if which == Stdio::In { &mut guest } else { &mut mine };
+            let link = if which == Stdio::In {
+                &mut guest
+            } else {
+                &mut mine
+            };
             self.bring_back(which, link);
         }
         while let Some(control) = mine.event() {
@@ -315,7 +390,11 @@ impl Init {
         self.pipe_ids[which as usize] = id;
         let buffer = link.arrived(stream).to_vec().into();
         let from_ended = which == Stdio::In && original.is_none();
-        let flags = if which == Stdio::In { OFlags::RDONLY } else { OFlags::WRONLY };
+        let flags = if which == Stdio::In {
+            OFlags::RDONLY
+        } else {
+            OFlags::WRONLY
+        };
         let other = match &original {
             Some(fd) => pipes::reopen(fd, flags),
             None if which == Stdio::In => ours.try_clone(),
@@ -323,10 +402,19 @@ impl Init {
             None => return,
         };
         let Ok(other) = other else { return };
-        let (from, to) = if which == Stdio::In { (other, ours) } else { (ours, other) };
+        let (from, to) = if which == Stdio::In {
+            (other, ours)
+        } else {
+            (ours, other)
+        };
         let pipe = &mut self.pipes[which as usize];
         pipe.original = original;
-        pipe.pump = Pump::Local(Local { from, to, buffer, from_ended });
+        pipe.pump = Pump::Local(Local {
+            from,
+            to,
+            buffer,
+            from_ended,
+        });
     }
 
     fn take_pending(&mut self, wanted: fn(&Kind) -> bool) -> Result<Pending> {
@@ -341,7 +429,9 @@ impl Init {
 
     /// The decision is made: what waited for it is done now.
     fn resume(&mut self, deferred: Vec<Control>) {
-        deferred.into_iter().for_each(|control| self.command(control));
+        deferred
+            .into_iter()
+            .for_each(|control| self.command(control));
         if self.place != Place::Away
             && let Some(status) = self.ending.take()
         {

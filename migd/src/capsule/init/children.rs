@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid, WaitId},
+    process::{Pid, WaitId, WaitIdOptions, WaitOptions, WaitStatus, wait, waitid},
 };
 
 use super::{Init, Place};
@@ -233,5 +233,11 @@ fn tell(whom: i32, signal: Signal) {
 
 fn is_ready(fd: &impl std::os::fd::AsFd) -> bool {
     let mut set = [PollFd::new(fd, PollFlags::IN)];
-    poll(&mut set, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })) == Ok(1)
+    poll(
+        &mut set,
+        Some(&Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        }),
+    ) == Ok(1)
 }

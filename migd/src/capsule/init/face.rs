@@ -84,7 +84,10 @@ impl Face {
                 self.decoder.push(&buffer[..length]);
                 length > 0
             }
-            Err(e) => matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted),
+            Err(e) => matches!(
+                e.kind(),
+                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+            ),
         };
         let mut messages = Vec::new();
         while let Some(message) = self.decoder.take()? {

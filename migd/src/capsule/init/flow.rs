@@ -14,7 +14,7 @@ use rustix::event::PollFlags;
 use super::{Init, Place};
 use crate::capsule::{
     ctl::Event,
-    pipes::{Pipe, STDIO, read_all, stream_of, Pump},
+    pipes::{Pipe, Pump, STDIO, read_all, stream_of},
     relay::{Control, Stream},
 };
 
@@ -66,7 +66,10 @@ impl Init {
         if let Some(console) = &self.console {
             let (reads, writes) = match self.place {
                 Place::Home => (self.can_show(), !self.typed.is_empty()),
-                _ => (self.link.room(Stream::Terminal) > 0, self.link.waiting(Stream::Terminal) > 0),
+                _ => (
+                    self.link.room(Stream::Terminal) > 0,
+                    self.link.waiting(Stream::Terminal) > 0,
+                ),
             };
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::IN, reads);
@@ -101,7 +104,10 @@ impl Init {
         if !self.can_show() {
             return;
         }
-        let bytes = self.console.as_ref().and_then(|console| console.read(CHUNK).ok());
+        let bytes = self
+            .console
+            .as_ref()
+            .and_then(|console| console.read(CHUNK).ok());
         if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
             self.show(&bytes);
         }
@@ -136,7 +142,9 @@ impl Init {
         if length > 0
             && let Some(face) = &mut self.face
         {
-            face.say(&FromJob::Credit(u32::try_from(length).expect("bounded by INPUT_CREDIT")));
+            face.say(&FromJob::Credit(
+                u32::try_from(length).expect("bounded by INPUT_CREDIT"),
+            ));
         }
     }
 
@@ -206,7 +214,10 @@ impl Init {
                 Control::Stopped(signal) => self.main_stopped(signal),
                 Control::Continued => self.main_continued(),
                 Control::Exited(status) => self.ending = Some(status),
-                Control::Window(_) | Control::Signal(_) | Control::Continue { .. } | Control::Hangup => (),
+                Control::Window(_)
+                | Control::Signal(_)
+                | Control::Continue { .. }
+                | Control::Hangup => (),
             }
         }
     }
@@ -230,7 +241,8 @@ impl Init {
     /// The job has ended elsewhere: that is told once its last bytes are out.
     fn end_if_drained(&mut self) {
         let streams = [Stream::Terminal, Stream::Out, Stream::Err];
-        if self.place == Place::Away && streams.iter().all(|&s| self.link.waiting(s) == 0)
+        if self.place == Place::Away
+            && streams.iter().all(|&s| self.link.waiting(s) == 0)
             && let Some(status) = self.ending.take()
         {
             self.job_ended(status);
@@ -238,7 +250,9 @@ impl Init {
     }
 
     pub(super) fn read_carrier(&mut self) {
-        let Some(carrier) = &mut self.carrier else { return };
+        let Some(carrier) = &mut self.carrier else {
+            return;
+        };
         let mut buffer = vec![0; 64 << 10];
         match carrier.read(&mut buffer) {
             Ok(0) => self.lose_carrier("closed"),
@@ -284,5 +298,8 @@ impl Init {
 }
 
 fn is_momentary(e: &io::Error) -> bool {
-    matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+    matches!(
+        e.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }

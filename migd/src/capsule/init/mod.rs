@@ -170,7 +170,9 @@ impl Init {
             let console = Console::open(self.owner)?;
             console.set_modes(&request.termios)?;
             console.set_window(request.window)?;
-            console.control().context("the terminal cannot be made ours")?;
+            console
+                .control()
+                .context("the terminal cannot be made ours")?;
             self.console = Some(console);
             self.has_terminal = true;
         }
@@ -201,7 +203,10 @@ impl Init {
             Err(e) => return Err(e.into()),
         }
         let ready = sources.into_iter().zip(&fds).rev();
-        Ok(ready.filter(|(_, fd)| !fd.revents().is_empty()).map(|(source, _)| source).collect())
+        Ok(ready
+            .filter(|(_, fd)| !fd.revents().is_empty())
+            .map(|(source, _)| source)
+            .collect())
     }
 
     fn watched(&self) -> Watched<'_> {
@@ -253,11 +258,16 @@ impl Init {
     /// Writes what can be written everywhere; connections that fail are gone.
     fn flush(&mut self) {
         self.ctls.retain_mut(|ctl| ctl.flush().is_ok());
-        self.newcomers.retain_mut(|face| face.flush().is_ok() && !(face.closing && !face.wants_write()));
+        self.newcomers
+            .retain_mut(|face| face.flush().is_ok() && !(face.closing && !face.wants_write()));
         if self.face.as_mut().is_some_and(|face| face.flush().is_err()) {
             self.lose_face();
         }
-        if self.face.as_ref().is_some_and(|face| face.closing && !face.wants_write()) {
+        if self
+            .face
+            .as_ref()
+            .is_some_and(|face| face.closing && !face.wants_write())
+        {
             self.face = None;
         }
         self.write_carrier();

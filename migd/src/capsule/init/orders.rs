@@ -13,6 +13,7 @@ use libmig::{
     restore::husk,
     sys::clone::{self, CloneOptions, Forked},
 };
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
 use super::{Init, MAX_CTLS};
@@ -48,8 +49,14 @@ impl AsFd for Ctl {
 impl Init {
     pub(super) fn accept_ctl(&mut self) {
         while let Ok((socket, _)) = self.ctl_listener.accept() {
-            if self.ctls.len() < MAX_CTLS && is_root(&socket) && socket.set_nonblocking(true).is_ok() {
-                self.ctls.push(Ctl { stream: FdStream::new(socket), subscribed: false });
+            if self.ctls.len() < MAX_CTLS
+                && is_root(&socket)
+                && socket.set_nonblocking(true).is_ok()
+            {
+                self.ctls.push(Ctl {
+                    stream: FdStream::new(socket),
+                    subscribed: false,
+                });
             }
         }
     }
@@ -83,7 +90,11 @@ impl Init {
         Ok(())
     }
 
-    fn execute(&mut self, request: Request, mut fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
+    fn execute(
+        &mut self,
+        request: Request,
+        mut fds: Vec<OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>)> {
         let done = (Reply::Done, vec![]);
         Ok(match request {
             Request::Info => self.info()?,
@@ -98,11 +109,16 @@ impl Init {
                 self.zygote(pid, &daemon)?
             }
             Request::Stdio(which) => (Reply::Done, vec![self.stdio(which)?]),
-            Request::Console { index, window, termios } => {
-                (Reply::Done, self.make_console(index, window, &termios)?)
-            }
+            Request::Console {
+                index,
+                window,
+                termios,
+            } => (Reply::Done, self.make_console(index, window, &termios)?),
             Request::ConsoleMaster => {
-                let console = self.console.as_ref().context("the job has no terminal here")?;
+                let console = self
+                    .console
+                    .as_ref()
+                    .context("the job has no terminal here")?;
                 (Reply::Done, vec![console.master()?])
             }
             Request::Main { pid } => {
@@ -123,7 +139,10 @@ impl Init {
                 done
             }
             Request::Collect => {
-                ensure!(self.children.status().is_some() || self.departed, "the job has not ended");
+                ensure!(
+                    self.children.status().is_some() || self.departed,
+                    "the job has not ended"
+                );
                 self.collected = true;
                 done
             }
@@ -194,6 +213,8 @@ impl Init {
 }
 
 /// The folder and the socket's mode keep others out; this says so once more.
+/// The daemon is outside of our pid namespace, so its pid reads as 0 here, which
+/// the type of rustix's answer cannot hold: it would be an error.
 fn is_root(socket: &UnixStream) -> bool {
-    rustix::net::sockopt::socket_peercred(socket).is_ok_and(|peer| peer.uid.is_root())
+    getsockopt(socket, PeerCredentials).is_ok_and(|peer| peer.uid() == 0)
 }

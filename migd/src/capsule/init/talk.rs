@@ -30,7 +30,12 @@ impl Init {
             return;
         }
         let mut messages = messages.into_iter();
-        let Some(ToJob::Hello { version, role, window }) = messages.next() else {
+        let Some(ToJob::Hello {
+            version,
+            role,
+            window,
+        }) = messages.next()
+        else {
             return;
         };
         match self.refusal(version, role) {
@@ -52,7 +57,9 @@ impl Init {
 
     fn refusal(&self, version: u16, role: Role) -> Option<String> {
         if version != VERSION {
-            return Some(format!("this job speaks version {VERSION} of the attach protocol, not {version}"));
+            return Some(format!(
+                "this job speaks version {VERSION} of the attach protocol, not {version}"
+            ));
         }
         if self.place == Place::Guest {
             return Some("the job's terminal is at its home node".into());
@@ -61,9 +68,15 @@ impl Init {
             return Some("someone is attached to the job already".into());
         }
         match role {
-            Role::Exec if self.caller.is_none() => Some("the job was not started by this command".into()),
-            Role::Attach if self.caller.is_some() => Some("the job's mig exec is about to connect".into()),
-            Role::Attach if !self.has_terminal => Some("the job has no terminal: it writes where its mig exec was told to".into()),
+            Role::Exec if self.caller.is_none() => {
+                Some("the job was not started by this command".into())
+            }
+            Role::Attach if self.caller.is_some() => {
+                Some("the job's mig exec is about to connect".into())
+            }
+            Role::Attach if !self.has_terminal => {
+                Some("the job has no terminal: it writes where its mig exec was told to".into())
+            }
             _ => None,
         }
     }
@@ -144,7 +157,12 @@ impl Init {
     pub(super) fn obey(&mut self, control: Control) {
         match control {
             Control::Window([rows, columns, x_pixels, y_pixels]) => {
-                let window = Window { rows, columns, x_pixels, y_pixels };
+                let window = Window {
+                    rows,
+                    columns,
+                    x_pixels,
+                    y_pixels,
+                };
                 if let Some(console) = &self.console
                     && let Err(e) = console.set_window(window)
                 {
@@ -155,7 +173,9 @@ impl Init {
             Control::Continue { foreground } => self.continue_main(foreground),
             Control::Hangup => self.hang_up(),
             // Not commands: see `flow`.
-            Control::Broken(_) | Control::Stopped(_) | Control::Continued | Control::Exited(_) => (),
+            Control::Broken(_) | Control::Stopped(_) | Control::Continued | Control::Exited(_) => {
+                ()
+            }
         }
     }
 

@@ -1,0 +1,7 @@
+//! The daemon as a process: its sockets, its certificates, and what it does
+//! with those who break the rules. Needs root; everything is on loopback and
+//! below temporary folders.
+
+mod control;
+mod fixture;
+mod peers;
