@@ -43,6 +43,12 @@ impl Victim {
         Self::start("init", &arguments)
     }
 
+    /// The init of the pid namespace that [`Self::start_below_init`] made.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn init(&self) -> HostPid {
+        libmig::inspect::process::children(self.pid()).unwrap()[0]
+    }
+
     pub(crate) fn pid(&self) -> HostPid {
         HostPid::new(self.child.id().try_into().unwrap())
     }
