@@ -9,6 +9,7 @@ pub mod files;
 pub mod load;
 pub mod mapping_rules;
 pub mod maps;
+pub mod preflight;
 pub mod probe;
 pub mod process;
 pub mod refusal;

@@ -1,7 +1,12 @@
 //! `/proc/PID/stat`, `status` and the small files beside them. Strict: an
 //! unknown format is an error, never a default.
 
+mod tree;
+
 use std::{fs, io, path::Path};
+
+pub use tree::{Size, size, tree};
+pub(super) use tree::{id_at, level};
 
 use crate::sys::HostPid;
 

@@ -1,7 +1,7 @@
 //! Scheduling of another thread: sched_getattr(2), ioprio_get(2),
 //! get_robust_list(2), kcmp(2), prlimit(2), getters that nix and rustix lack.
 
-use std::{io, ptr};
+use std::{cmp::Ordering, io, ptr};
 
 use super::HostPid;
 use crate::image::{Limit, Scheduling};
@@ -95,10 +95,24 @@ pub fn robust_list(thread: HostPid) -> io::Result<(u64, u64)> {
 /// # Errors
 /// ESRCH when one is gone, EPERM without the right to trace both.
 pub fn share(one: HostPid, other: HostPid, what: Shared) -> io::Result<bool> {
+    compare(one, other, what).map(Ordering::is_eq)
+}
+
+/// kcmp(2): an order of the objects that tasks have, equal where they share
+/// one. It holds until the next boot and means nothing else.
+///
+/// # Errors
+/// ESRCH when one is gone, EPERM without the right to trace both.
+pub fn compare(one: HostPid, other: HostPid, what: Shared) -> io::Result<Ordering> {
     // SAFETY: no pointer is passed.
     let order =
         check(unsafe { libc::syscall(libc::SYS_kcmp, one.raw(), other.raw(), what as i32, 0, 0) })?;
-    Ok(order == 0)
+    match order {
+        0 => Ok(Ordering::Equal),
+        1 => Ok(Ordering::Less),
+        2 => Ok(Ordering::Greater),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
 }
 
 /// All 16 resource limits of a process, prlimit(2).

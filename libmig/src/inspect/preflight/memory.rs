@@ -1,0 +1,146 @@
+//! The program of a process, its mappings and its directories.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs::{self, File},
+    io::{self, Read},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStrExt, fs::MetadataExt},
+    },
+    path::Path,
+};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags};
+
+use super::subject::{Finding, Subject};
+use crate::{
+    inspect::{
+        fd,
+        mapping_rules::{self, Kind},
+        smaps::{self, DetailedArea},
+    },
+    sys::HostPid,
+};
+
+/// The capsule has one of its own, empty at the destination.
+const SHARED_MEMORY: &[u8] = b"/dev/shm/";
+const DELETED: &[u8] = b" (deleted)";
+const RESTART: &str = "restart the program, so that it uses the file that is there now";
+
+pub(super) fn check(subject: &mut Subject, init: HostPid) {
+    let class = program_class(subject.host);
+    if let Some(class) = subject.read("its program", class)
+        && class != ELFCLASS64
+    {
+        subject.refuse_process(Finding::new(
+            "it is a 32-bit program",
+            "use the 64-bit version of the program",
+        ));
+    }
+    let Some(root) = subject.read("the root directory of the job", fd::root(init)) else {
+        return;
+    };
+    for (link, remedy) in [
+        ("exe", RESTART),
+        ("cwd", "let the program change to a directory that exists"),
+        ("root", "start the program in a directory that exists"),
+    ] {
+        check_link(subject, &root, link, remedy);
+    }
+    check_mappings(subject, &root);
+}
+
+const ELFCLASS64: u8 = 2;
+
+/// EI_CLASS of the program; what runs without ELF (there is nothing else) is
+/// taken for 64-bit.
+fn program_class(host: HostPid) -> io::Result<u8> {
+    let mut head = [0; 5];
+    let mut program = File::open(format!("/proc/{host}/exe"))?;
+    match program.read_exact(&mut head) {
+        Ok(()) if head.starts_with(b"\x7fELF") => Ok(head[4]),
+        Ok(()) => Ok(ELFCLASS64),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(ELFCLASS64),
+        Err(error) => Err(error),
+    }
+}
+
+/// A link of `/proc/PID` has to lead to what the same path leads to at the
+/// destination: a path in the job's root.
+fn check_link(subject: &mut Subject, root: &OwnedFd, link: &'static str, remedy: &'static str) {
+    let magic = format!("/proc/{}/{link}", subject.host);
+    let seen = fs::read_link(&magic).and_then(|path| Ok((path, fs::metadata(&magic)?)));
+    let Some((path, metadata)) = subject.read(link, seen) else {
+        return;
+    };
+    let path = path.as_os_str().as_bytes();
+    let identity = (metadata.dev(), metadata.ino());
+    let reason = if path.ends_with(DELETED) && !leads_to(root, path, identity) {
+        "it has been deleted"
+    } else if path.starts_with(SHARED_MEMORY) {
+        "it is in /dev/shm, whose files do not move"
+    } else if !leads_to(root, path, identity) {
+        "its name means something else in the root directory of the job"
+    } else {
+        return;
+    };
+    let object = format!("{link} {}", String::from_utf8_lossy(path));
+    subject.refuse(object, Finding::new(reason, remedy));
+}
+
+fn check_mappings(subject: &mut Subject, root: &OwnedFd) {
+    let areas = smaps::read(subject.host);
+    let Some(areas) = subject.read("its mappings", areas) else {
+        return;
+    };
+    let mut sound = BTreeSet::new();
+    for area in &areas {
+        match mapping_rules::classify(subject.pid, area) {
+            Err(obstacle) => subject.push(obstacle),
+            Ok(Kind::File) => {
+                let key = (area.area.device, area.area.inode, area.area.name.clone());
+                if sound.contains(&key) {
+                    continue;
+                }
+                match unreachable(subject.host, root, area) {
+                    Ok(None) => drop(sound.insert(key)),
+                    Ok(Some(finding)) => subject.refuse(mapping_rules::describe(area), finding),
+                    // The mapping has changed since.
+                    Err(_) => {}
+                }
+            }
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Why the file of a mapping would not be found by its name.
+fn unreachable(host: HostPid, root: &OwnedFd, area: &DetailedArea) -> io::Result<Option<Finding>> {
+    let name = &area.area.name;
+    if name.starts_with(SHARED_MEMORY) {
+        return Ok(Some(Finding::new(
+            "it is POSIX shared memory (a file in /dev/shm), which does not move yet",
+            "use memfd_create or MAP_SHARED | MAP_ANONYMOUS",
+        )));
+    }
+    let (start, end) = (area.area.start, area.area.end);
+    let mapped = fs::metadata(format!("/proc/{host}/map_files/{start:x}-{end:x}"))?;
+    let found = leads_to(root, name, (mapped.dev(), mapped.ino()));
+    let reason = "the file that is mapped has been deleted or replaced";
+    Ok((!found).then(|| Finding::new(reason, RESTART)))
+}
+
+/// Whether a path in `root` is the file with this device and inode.
+fn leads_to(root: &OwnedFd, path: &[u8], identity: (u64, u64)) -> bool {
+    rustix::fs::openat2(
+        root,
+        Path::new(OsStr::from_bytes(path)),
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .and_then(rustix::fs::fstat)
+    .is_ok_and(|found| (found.st_dev, found.st_ino) == identity)
+}

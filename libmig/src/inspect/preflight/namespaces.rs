@@ -1,0 +1,129 @@
+//! Namespaces and control groups of a process: those of its capsule, or it
+//! cannot move.
+
+use std::{fs, path::PathBuf};
+
+use super::{
+    subject::{Finding, Subject},
+    tasks,
+};
+use crate::{image::Pid, inspect::process, sys::HostPid};
+
+/// Links of `/proc/TID/ns` that are the init's in every thread of the job,
+/// and their names for people. After a move the clocks of a job are in a time
+/// namespace of their own, the init's are not: see [`TIME`].
+const OF_CAPSULE: [(&str, &str, &str); 8] = [
+    ("pid", "pid", "pid"),
+    ("pid_for_children", "pid", "pid (for its children)"),
+    ("mnt", "mnt", "mount"),
+    ("user", "user", "user"),
+    ("uts", "uts", "uts"),
+    ("ipc", "ipc", "ipc"),
+    ("net", "net", "network"),
+    ("cgroup", "cgroup", "cgroup"),
+];
+/// Links that are those of the tree's first process in every thread.
+const TIME: [(&str, &str); 2] = [
+    ("time", "time"),
+    ("time_for_children", "time (for its children)"),
+];
+
+/// What the processes of a capsule have in common.
+pub(super) struct Home {
+    /// Links of the init, in the order of [`OF_CAPSULE`]; `None` where the
+    /// kernel has no such namespace.
+    namespaces: Vec<Option<PathBuf>>,
+    /// Time namespace of the tree's first live process.
+    time: Option<PathBuf>,
+    /// Labels of the init, in the order of [`tasks::LABELS`].
+    pub(super) labels: Vec<Option<String>>,
+    /// The control group (v2) of the job, where the init is in one of its own.
+    group: Option<String>,
+}
+
+impl Home {
+    pub(super) fn of(init: HostPid, tree: &[(HostPid, Pid)]) -> Self {
+        let group = group(init);
+        Self {
+            namespaces: OF_CAPSULE
+                .iter()
+                .map(|(_, own, _)| link(init, own))
+                .collect(),
+            time: tree.iter().find_map(|(host, _)| link(*host, "time")),
+            labels: tasks::LABELS
+                .iter()
+                .map(|name| tasks::label(init, name))
+                .collect(),
+            group: group.and_then(|path| Some(format!("{}/job", path.strip_suffix("/init")?))),
+        }
+    }
+}
+
+pub(super) fn check(subject: &mut Subject, home: &Home) {
+    let mut found = Vec::new();
+    for task in &subject.tasks {
+        let of_capsule = OF_CAPSULE.iter().zip(&home.namespaces);
+        let of_time = TIME.iter().map(|(file, name)| (*file, *name, &home.time));
+        let all = of_capsule.map(|((file, _, name), wanted)| (*file, *name, wanted));
+        for (file, name, wanted) in all.chain(of_time) {
+            let Some(wanted) = wanted else {
+                continue; // the kernel has no such namespace, or the job has ended
+            };
+            // A pid namespace that is still empty has no link: ENOENT.
+            let actual = link(task.host, file);
+            let ended = || link(task.host, "pid").is_none();
+            if actual.as_ref() != Some(wanted) && (actual.is_some() || !ended()) {
+                found.push((task.tid, foreign(name)));
+            }
+        }
+        if let (Some(wanted), Some(actual)) = (&home.group, group(task.host))
+            && *wanted != actual
+        {
+            let reason = format!("it has left the control group of its job for {actual}");
+            let remedy = "put it back: write its PID to cgroup.procs of the job's group";
+            found.push((task.tid, Finding::new(reason, remedy)));
+        }
+    }
+    for (tid, finding) in found {
+        subject.refuse_thread(tid, finding);
+    }
+}
+
+/// Its parent is the init or another process of the job.
+pub(super) fn check_parent(subject: &mut Subject, init: HostPid, tree: &[(HostPid, Pid)]) {
+    let host = subject.host;
+    let member = |tree: &[(HostPid, Pid)]| tree.iter().any(|(member, _)| *member == host);
+    // It may be younger than the list.
+    if member(tree) || member(&process::tree(init)) || process::stat(host).is_err() {
+        return;
+    }
+    subject.refuse_process(stranger());
+}
+
+/// A process that came into the capsule from outside.
+pub(super) fn stranger() -> Finding {
+    Finding::new(
+        "its parent is outside of the job: it came in with nsenter or setns",
+        "end it, or start it from a program of the job",
+    )
+}
+
+fn foreign(name: &str) -> Finding {
+    Finding::new(
+        format!("it is in another {name} namespace than its job"),
+        "start the program without unshare or a container of its own",
+    )
+}
+
+/// Where a namespace link points to.
+pub(super) fn link(task: HostPid, name: &str) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{task}/ns/{name}")).ok()
+}
+
+/// The path in the cgroup v2 hierarchy, if there is one.
+fn group(task: HostPid) -> Option<String> {
+    let text = process::small_file(task, "cgroup").ok()?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(str::to_owned)
+}

@@ -1,0 +1,155 @@
+//! All processes of a job: those below its capsule's init, while they run,
+//! fork and end.
+
+use std::{collections::BTreeSet, fs};
+
+use super::{Status, children, status, threads};
+use crate::{image::Pid, sys::HostPid};
+
+/// How often to look before a tree that will not hold still is taken as it is.
+const LOOKS: usize = 8;
+
+/// The processes below `init`, parents before children: the ID here and the
+/// ID in the capsule. Zombies are among them, the init is not. What ends while
+/// this looks is left out.
+#[must_use]
+pub fn tree(init: HostPid) -> Vec<(HostPid, Pid)> {
+    let level = level(init);
+    // A process whose parent ends between two looks hangs on the init, whose
+    // children have been read by then: only two equal looks are the truth.
+    let mut found = below(init);
+    for _ in 0..LOOKS {
+        let again = below(init);
+        if again == found {
+            break;
+        }
+        found = again;
+    }
+    let id = |host| id_at(&status(host).ok()?.ns_pid, level);
+    found
+        .into_iter()
+        .filter_map(|host| Some((host, id(host)?)))
+        .collect()
+}
+
+/// What a destination must have room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Size {
+    /// Processes, zombies included.
+    pub processes: u32,
+    /// The highest ID in use in the capsule, of a thread, a process, a process
+    /// group or a session; 0 for an empty tree.
+    pub highest_tid: Pid,
+    /// Memory in use, as `/proc/PID/statm` counts it: pages that processes
+    /// share count once for each of them.
+    pub resident_bytes: u64,
+}
+
+/// The size of the tree below `init`, at this instant.
+#[must_use]
+pub fn size(init: HostPid) -> Size {
+    let level = level(init);
+    let mut size = Size::default();
+    for (host, pid) in tree(init) {
+        size.processes += 1;
+        size.highest_tid = size.highest_tid.max(pid);
+        size.resident_bytes = size.resident_bytes.saturating_add(resident_bytes(host));
+        for status in threads(host).into_iter().flatten().flat_map(status) {
+            let Status {
+                ns_pid,
+                ns_pgid,
+                ns_sid,
+                ..
+            } = status;
+            // The leader of a group or a session may be gone, its ID is not.
+            for ids in [ns_pid, ns_pgid, ns_sid] {
+                size.highest_tid = size.highest_tid.max(id_at(&ids, level).unwrap_or(0));
+            }
+        }
+    }
+    size
+}
+
+/// Index of the capsule's pid namespace in the lists of `/proc/PID/status`.
+pub(in crate::inspect) fn level(init: HostPid) -> usize {
+    status(init).map_or(0, |status| status.ns_pid.len().saturating_sub(1))
+}
+
+/// The entry of a capsule in a list such as NSpid.
+pub(in crate::inspect) fn id_at(ids: &[i32], level: usize) -> Option<Pid> {
+    ids.get(level).copied()
+}
+
+fn below(init: HostPid) -> Vec<HostPid> {
+    let mut found = vec![init];
+    let mut seen = BTreeSet::from([init]);
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        let born = children(parent).unwrap_or_default();
+        found.extend(born.into_iter().filter(|child| seen.insert(*child)));
+    }
+    found.remove(0);
+    found
+}
+
+/// Field 2 of statm; 0 when the process is gone.
+fn resident_bytes(host: HostPid) -> u64 {
+    let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
+    let pages = fs::read_to_string(format!("/proc/{host}/statm"))
+        .ok()
+        .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
+    pages.unwrap_or(0).saturating_mul(page)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    struct Reaped(Child);
+
+    impl Drop for Reaped {
+        fn drop(&mut self) {
+            drop(self.0.kill());
+            drop(self.0.wait());
+        }
+    }
+
+    #[test]
+    fn a_tree_is_found_from_its_top() {
+        use std::io::BufRead;
+        let mut top = Reaped(
+            Command::new("sh")
+                .args(["-c", "exec 3<&0; cat <&3 & echo $!; wait"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap(),
+        );
+        let mut line = String::new();
+        let mut output = std::io::BufReader::new(top.0.stdout.take().unwrap());
+        output.read_line(&mut line).unwrap();
+        let init = HostPid::new(top.0.id().cast_signed());
+        let child: i32 = line.trim().parse().unwrap();
+        let pids: Vec<i32> = tree(init).iter().map(|(host, _)| host.raw()).collect();
+        assert_eq!(pids, [child]);
+        let size = size(init);
+        assert_eq!(size.processes, 1);
+        assert!(size.highest_tid >= child);
+        assert!(size.resident_bytes > 4096, "{size:?}");
+    }
+
+    #[test]
+    fn nothing_is_below_what_does_not_exist() {
+        assert_eq!(tree(HostPid::new(i32::MAX)), []);
+        assert_eq!(size(HostPid::new(i32::MAX)), Size::default());
+    }
+
+    #[test]
+    fn the_level_of_the_capsule_counts() {
+        assert_eq!(id_at(&[4711, 12, 3], 1), Some(12));
+        assert_eq!(id_at(&[4711], 1), None);
+    }
+}
