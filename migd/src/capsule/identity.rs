@@ -172,7 +172,8 @@ impl Identity {
     fn become_user(&self) -> io::Result<()> {
         let [inheritable, permitted, effective, bounding, ambient] =
             self.capabilities.map(CapabilitySet::from_bits_retain);
-        for capability in CapabilitySet::all().iter() {
+        // `iter` would end with all bits that have no name, as one.
+        for (_, capability) in CapabilitySet::all().iter_names() {
             if !bounding.contains(capability) {
                 remove_capability_from_bounding_set(capability)?;
             }

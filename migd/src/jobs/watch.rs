@@ -106,12 +106,23 @@ fn watch(daemon: &Daemon, job: &JobId) -> anyhow::Result<()> {
         daemon.jobs.exited_blocking(&exit)?;
         info!(%job, ?status, "ended");
     }
-    if let Ok(mut handle) = Handle::connect(&folder) {
-        handle.collect()?;
-        let mut events = handle.subscribe()?;
-        while events.next_event()?.is_some() {}
-    }
+    dismiss(&folder)?;
     clean(&folder)
+}
+
+/// Lets the init go, and waits until it has: it may have more to tell to
+/// `mig exec`, or processes that are left to mind.
+fn dismiss(folder: &Path) -> anyhow::Result<()> {
+    let Ok(mut handle) = Handle::connect(folder) else {
+        return Ok(()); // gone already
+    };
+    let mut events = handle.subscribe()?;
+    if let Err(error) = handle.collect() {
+        // It may end before its answer is read.
+        debug!(reason = %format!("{error:#}"), "dismissed an init");
+    }
+    while events.next_event()?.is_some() {}
+    Ok(())
 }
 
 /// Until the main program or the init ends.

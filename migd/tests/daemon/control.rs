@@ -14,14 +14,14 @@ use libmig::api::{
 };
 use serde_bytes::ByteBuf;
 
-use crate::fixture::{Authority, Node, Noise, cluster, eventually, read_to_close};
+use crate::fixture::{Authority, Node, Noise, cluster, eventually, read_to_close, unique_name};
 
 /// A user without jobs.
 const NOBODY: u32 = 65534;
 
 fn one() -> (Authority, Node) {
     let authority = Authority::new();
-    let mut node = cluster(&authority, &["n1"]).remove(0);
+    let mut node = cluster(&authority, &[&unique_name()]).remove(0);
     node.start();
     (authority, node)
 }
@@ -71,7 +71,7 @@ fn wait(node: &Node, job: &JobId) -> ExitStatus {
 fn a_job_is_listed_signalled_and_waited_for() {
     let (_authority, node) = one();
     let job = exec(&node, &["sleep", "1000"], Some("nap"));
-    assert_eq!(job.to_string(), "n1-1");
+    assert_eq!(job.to_string(), format!("{}-1", node.name));
     let Reply::Jobs(jobs) = node
         .client()
         .ask(&Request::Ps { all: false }, |_| {})
@@ -91,7 +91,7 @@ fn a_job_is_listed_signalled_and_waited_for() {
     );
     assert_eq!(wait(&node, &job), ExitStatus::Signal(15));
     let second = exec(&node, &["sh", "-c", "exit 7"], None);
-    assert_eq!(second.to_string(), "n1-2");
+    assert_eq!(second.to_string(), format!("{}-2", node.name));
     assert_eq!(wait(&node, &second), ExitStatus::Code(7));
     eventually("nothing is left of them", || {
         std::fs::read_dir(node.dir.path().join("run/jobs"))
@@ -133,6 +133,7 @@ fn users_act_on_their_own_jobs_only() {
             "--nocapture",
         ])
         .env("MIG_TEST_SOCKET", node.socket())
+        .env("MIG_TEST_JOB", job.to_string())
         .current_dir("/")
         .uid(NOBODY)
         .gid(NOBODY)
@@ -154,7 +155,7 @@ fn users_act_on_their_own_jobs_only() {
 
 fn as_nobody(socket: &std::path::Path) {
     let mut client = libmig::api::Client::connect(socket).unwrap();
-    let job: Target = "n1-1".parse().unwrap();
+    let job: Target = std::env::var("MIG_TEST_JOB").unwrap().parse().unwrap();
     let requests = [
         Request::Kill {
             target: job.clone(),
@@ -202,7 +203,8 @@ fn unknown_things_are_clear_errors() {
     let (_authority, node) = one();
     let mut client = node.client();
     let target = |text: &str| text.parse::<Target>().unwrap();
-    for unknown in ["n1-99", "n9-1", "nobody", "2147483646", "1"] {
+    let ours = format!("{}-99", node.name);
+    for unknown in [ours.as_str(), "n9-1", "nobody", "2147483646", "1"] {
         let code = failure(client.ask(
             &Request::Where {
                 target: target(unknown),
@@ -221,7 +223,7 @@ fn unknown_things_are_clear_errors() {
         })
     };
     assert_eq!(failure(client.ask(&to("n9"), |_| {})), Code::NotFound);
-    assert_eq!(failure(client.ask(&to("n1"), |_| {})), Code::Usage);
+    assert_eq!(failure(client.ask(&to(&node.name), |_| {})), Code::Usage);
     let nonsense = Request::Kill {
         target: Target::Job(job.clone()),
         signal: 0,
@@ -238,7 +240,7 @@ fn greeted(node: &Node) -> UnixStream {
     let mut stream = UnixStream::connect(node.socket()).unwrap();
     local::send(&mut stream, &LocalHello::ours(None), REQUEST_MAX).unwrap();
     let hello: LocalHello = local::receive(&mut stream, REPLY_MAX).unwrap();
-    assert_eq!(hello.node.as_deref(), Some("n1"));
+    assert_eq!(hello.node.as_deref(), Some(node.name.as_str()));
     stream
 }
 

@@ -4,6 +4,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use libmig::api::{Client, NodeInfo, NodeState, Reply, Request};
@@ -47,6 +48,16 @@ impl Authority {
     pub(crate) fn path(&self, file: &str) -> PathBuf {
         self.dir.path().join(file)
     }
+}
+
+/// A node name that no other test uses: jobs of all share one cgroup tree.
+pub(crate) fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!(
+        "t{}x{}",
+        std::process::id(),
+        COUNT.fetch_add(1, Ordering::Relaxed)
+    )
 }
 
 /// A port that was free a moment ago.
@@ -115,6 +126,21 @@ impl Node {
         }
     }
 
+    /// Jobs outlive their daemon: ends those of a test that is over.
+    fn kill_jobs(&self) {
+        for root in ["/sys/fs/cgroup/unified/mig", "/sys/fs/cgroup/mig"] {
+            for job in std::fs::read_dir(root).into_iter().flatten().flatten() {
+                let name = job.file_name().into_string().unwrap_or_default();
+                if name
+                    .rsplit_once('-')
+                    .is_some_and(|(node, _)| node == self.name)
+                {
+                    std::fs::write(job.path().join("cgroup.kill"), "1").unwrap();
+                }
+            }
+        }
+    }
+
     /// Largest resident size so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let pid = self.child.as_ref().unwrap().id();
@@ -163,6 +189,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         self.kill();
+        self.kill_jobs();
         if std::thread::panicking() {
             eprintln!("--- log of {}\n{}", self.name, self.log());
             for entry in std::fs::read_dir(self.dir.path().join("run/jobs"))
