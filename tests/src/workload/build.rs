@@ -70,7 +70,8 @@ fn build_program(program: &str, directory: &Path) -> Result<PathBuf> {
     }
     std::fs::create_dir_all(directory)
         .with_context(|| format!("making {}", directory.display()))?;
-    // The linker writes in place: only a rename makes a whole program appear at once.
+    // The linker writes in place: only a link makes a whole program appear at once. (Not a rename: a test that builds
+    // at the same time may run the program by now, and one whose file was replaced cannot move.)
     let partial = tempfile::Builder::new()
         .prefix(program)
         .tempdir_in(directory)?;
@@ -88,6 +89,10 @@ fn build_program(program: &str, directory: &Path) -> Result<PathBuf> {
         source.display(),
         String::from_utf8_lossy(&result.stderr)
     );
-    std::fs::rename(&fresh, &output).with_context(|| format!("placing {}", output.display()))?;
-    Ok(output)
+    match std::fs::hard_link(&fresh, &output) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(error).with_context(|| format!("placing {}", output.display()))
+        }
+        _ => Ok(output),
+    }
 }
