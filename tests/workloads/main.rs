@@ -2,6 +2,7 @@
 //! A workload that cannot fail would prove nothing about a move.
 
 mod disturb;
+mod preflight;
 mod programs;
 
 use std::collections::VecDeque;

@@ -58,8 +58,8 @@ pub fn apply(bytes: &[u8], modes: &mut Termios) -> Option<()> {
     modes.input_modes = InputModes::from_bits_retain(word(0)?);
     modes.output_modes = OutputModes::from_bits_retain(word(4)?);
     let speed = ControlModes::from_bits_retain(0o10_017);
-    modes.control_modes = (modes.control_modes & speed)
-        | (ControlModes::from_bits_retain(word(8)?) - speed);
+    modes.control_modes =
+        (modes.control_modes & speed) | (ControlModes::from_bits_retain(word(8)?) - speed);
     modes.local_modes = LocalModes::from_bits_retain(word(12)?);
     for (code, &byte) in CODES.into_iter().zip(&bytes[17..]) {
         modes.special_codes[code] = byte;

@@ -95,23 +95,24 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd) {
     let Some(areas) = subject.read("its mappings", areas) else {
         return;
     };
-    let mut sound = BTreeSet::new();
+    // A file has several mappings as a rule: one look, and each reason once.
+    let mut looked = BTreeSet::new();
+    let mut told = BTreeSet::new();
     for area in &areas {
+        let file = (area.area.device, area.area.inode, &area.area.name);
         match mapping_rules::classify(subject.pid, area) {
-            Err(obstacle) => subject.push(obstacle),
-            Ok(Kind::File) => {
-                let key = (area.area.device, area.area.inode, area.area.name.clone());
-                if sound.contains(&key) {
-                    continue;
-                }
-                match unreachable(subject.host, root, area) {
-                    Ok(None) => drop(sound.insert(key)),
-                    Ok(Some(finding)) => subject.refuse(mapping_rules::describe(area), finding),
-                    // The mapping has changed since.
-                    Err(_) => {}
+            Ok(Kind::File) if looked.insert(file) => {
+                // An error: the mapping has changed since.
+                if let Ok(Some(finding)) = unreachable(subject.host, root, area) {
+                    subject.refuse(mapping_rules::describe(area), finding);
                 }
             }
             Ok(_) => {}
+            Err(obstacle) => {
+                if area.area.inode == 0 || told.insert((file, obstacle.reason.clone())) {
+                    subject.push(obstacle);
+                }
+            }
         }
     }
 }

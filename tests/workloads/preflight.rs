@@ -1,0 +1,32 @@
+//! What the workloads do must move: the preflight has nothing against any of them.
+
+use anyhow::{Result, ensure};
+use libmig::{
+    inspect::{preflight::preflight_process, process},
+    sys::HostPid,
+};
+use mig_tests::workload::{Running, Workload};
+
+use super::{argv, for_all, names};
+
+#[test]
+fn have_nothing_that_cannot_move() {
+    for_all(names(|_| true), |name| acceptable(name));
+}
+
+/// All processes of a workload, in a state that it has checked itself.
+fn acceptable(name: &str) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let running = Running::spawn(&argv(&Workload::named(name), directory.path(), &[])?)?;
+    running.wait_ready()?;
+    running.wait_tick_after(0)?;
+    let top = HostPid::new(i32::try_from(running.pid())?);
+    let below = process::tree(top).into_iter().map(|(host, _)| host);
+    for host in std::iter::once(top).chain(below) {
+        let mut found = preflight_process(host, HostPid::own());
+        // A vfork in progress, say: the workload is allowed to.
+        found.retain(|obstacle| !obstacle.transient);
+        ensure!(found.is_empty(), "{name}: {found:?}");
+    }
+    running.finish()?.expect_pass()
+}
