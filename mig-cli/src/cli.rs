@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::demo::DemoArgs;
+use crate::commands::doctor::DoctorArgs;
 use crate::commands::kill::KillArgs;
 use crate::commands::lab::LabArgs;
 use crate::commands::r#move::MoveArgs;
@@ -28,6 +29,7 @@ pub(crate) enum Command {
     Why(WhyArgs),
     Kill(KillArgs),
     Wait(WaitArgs),
+    Doctor(DoctorArgs),
     Lab(LabArgs),
     Demo(DemoArgs),
 }

@@ -36,6 +36,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Why(args) => commands::why::run(args)?,
         Command::Kill(args) => commands::kill::run(args)?,
         Command::Wait(args) => commands::wait::run(args)?,
+        Command::Doctor(args) => commands::doctor::run(args)?,
         Command::Lab(args) => return commands::lab::run(args),
         Command::Demo(args) => return commands::demo::run(args),
     };

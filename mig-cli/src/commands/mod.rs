@@ -1,6 +1,7 @@
 //! One file per command: its arguments, its help, what it does.
 
 pub(crate) mod demo;
+pub(crate) mod doctor;
 pub(crate) mod kill;
 pub(crate) mod lab;
 pub(crate) mod r#move;

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use libmig::api::{JobId, NodeName};
-use migd::capsule::{Handle, Place};
+use migd::capsule::Handle;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{sleep, timeout};
@@ -44,20 +44,17 @@ pub(crate) fn host(daemon: &Daemon, job: &JobId) {
     });
 }
 
+/// The epoch with which `job` lives here, once it does; nothing when its
+/// capsule is gone. A capsule is there before its job is.
 async fn lives_here(daemon: &Daemon, job: &JobId) -> Option<u64> {
-    loop {
-        let (folder, record) = (
-            watch::folder(daemon, job),
-            daemon.jobs.view(job.clone()).await?.record,
-        );
-        if !folder.exists() {
-            return None;
+    let folder = watch::folder(daemon, job);
+    while folder.exists() {
+        match daemon.jobs.view(job.clone()).await {
+            Some(view) if view.record.is_here() => return Some(view.record.epoch),
+            _ => sleep(BACKOFF_FIRST).await,
         }
-        if record.is_here() {
-            return Some(record.epoch);
-        }
-        sleep(BACKOFF_FIRST).await;
     }
+    None
 }
 
 async fn carry(daemon: &Daemon, job: &JobId, epoch: u64) -> Result<(), PeerError> {
@@ -68,7 +65,7 @@ async fn carry(daemon: &Daemon, job: &JobId, epoch: u64) -> Result<(), PeerError
     let limit = daemon.config.peer_timeout();
     let dialled = timeout(limit, dial::dial(daemon, &job.home, purpose)).await;
     let (peer, _) = dialled.map_err(|_| PeerError::Timeout(limit))??;
-    let local = plug(daemon, job, Place::Guest).await?;
+    let local = plug(daemon, job).await?;
     pump(peer, local).await
 }
 
@@ -95,12 +92,12 @@ pub(super) async fn serve(
             return Err(PeerError::OutOfPhase("the carrier's job is not there"));
         }
     }
-    let local = plug(daemon, job, Place::Away).await?;
+    let local = plug(daemon, job).await?;
     pump(peer, local).await
 }
 
 /// Gives the init one end of a socket pair and returns the other.
-async fn plug(daemon: &Daemon, job: &JobId, _role: Place) -> Result<UnixStream, PeerError> {
+async fn plug(daemon: &Daemon, job: &JobId) -> Result<UnixStream, PeerError> {
     let folder = watch::folder(daemon, job);
     let plugged = tokio::task::spawn_blocking(move || {
         let (ours, theirs) = StdUnixStream::pair()?;

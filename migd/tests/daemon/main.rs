@@ -2,6 +2,9 @@
 //! with those who break the rules. Needs root; everything is on loopback and
 //! below temporary folders.
 
+#[cfg(test)]
 mod control;
+#[cfg(test)]
 mod fixture;
+#[cfg(test)]
 mod peers;
