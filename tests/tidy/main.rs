@@ -6,6 +6,7 @@
 //! listed here, each with its reason.
 
 mod source;
+mod support;
 
 use source::{File, files, read};
 
