@@ -9,12 +9,20 @@ use std::io;
 /// # Errors
 /// `EINVAL` before Linux 5.11.
 pub fn mark_all_close_on_exec() -> io::Result<()> {
+    mark_close_on_exec_from(0)
+}
+
+/// Marks every descriptor from `first` on close-on-exec.
+///
+/// # Errors
+/// `EINVAL` before Linux 5.11.
+pub fn mark_close_on_exec_from(first: u32) -> io::Result<()> {
     // SAFETY: integers only; with CLOSE_RANGE_CLOEXEC the call changes a flag
     // of descriptors and touches no memory.
     let result = unsafe {
         libc::syscall(
             libc::SYS_close_range,
-            0u32,
+            first,
             u32::MAX,
             libc::CLOSE_RANGE_CLOEXEC,
         )

@@ -24,6 +24,7 @@ use libmig::{
     api::{JobId, terminal::Window},
     image::{Stdio, Tty},
     restore::RestoreHost,
+    sys::close_range::mark_close_on_exec_from,
 };
 
 use super::{
@@ -131,6 +132,8 @@ impl Launcher {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(PATIENCE))?;
         ours.set_write_timeout(Some(PATIENCE))?;
+        // What the daemon was itself started with is not for a job to keep open.
+        mark_close_on_exec_from(3)?;
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -217,7 +220,7 @@ impl Handle {
         self.order(&Request::Signal(number), vec![])
     }
 
-    /// Opens a second connection that gets the job's events.
+    /// Opens a second connection that gets the job's events, beginning with the stop or end it is in.
     ///
     /// # Errors
     /// When the init is gone.

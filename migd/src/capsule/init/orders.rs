@@ -78,14 +78,15 @@ impl Init {
             Err(e) => return Err(e),
         }
         while let Some((request, fds)) = self.ctls[index].stream.take::<Request>()? {
-            if request == Request::Subscribe {
-                self.ctls[index].subscribed = true;
-            }
+            let subscribes = request == Request::Subscribe;
             let (reply, fds) = match self.execute(request, fds) {
                 Ok(answer) => answer,
                 Err(e) => (Reply::Failed(format!("{e:#}")), vec![]),
             };
             self.ctls[index].stream.queue(&reply, fds);
+            if subscribes {
+                self.subscribe(index);
+            }
         }
         Ok(())
     }
@@ -147,6 +148,17 @@ impl Init {
                 done
             }
         })
+    }
+
+    /// What has happened already is told again: a daemon that subscribes misses nothing.
+    fn subscribe(&mut self, index: usize) {
+        let ended = self.children.status().map(Event::Exited);
+        let stopped = self.children.stopped().map(Event::Stopped);
+        let ctl = &mut self.ctls[index];
+        ctl.subscribed = true;
+        for event in ended.into_iter().chain(stopped) {
+            ctl.stream.queue(&Reply::Event(event), vec![]);
+        }
     }
 
     fn info(&self) -> Result<(Reply, Vec<OwnedFd>)> {
