@@ -120,7 +120,7 @@ impl Frozen {
             .collect()
     }
 
-    fn pidfds(&self) -> Result<Vec<(Pid, HostPid, OwnedFd)>, CaptureError> {
+    pub(super) fn pidfds(&self) -> Result<Vec<(Pid, HostPid, OwnedFd)>, CaptureError> {
         self.processes
             .iter()
             .filter(|process| !process.threads.is_empty())

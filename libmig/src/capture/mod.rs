@@ -2,6 +2,7 @@
 
 mod error;
 pub mod files;
+mod find;
 mod freeze;
 mod hold;
 mod interrupted;

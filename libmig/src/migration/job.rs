@@ -113,17 +113,23 @@ pub trait SourceJob {
     /// Obstacles, often transient.
     fn freeze(&mut self) -> Result<(), JobError>;
 
-    /// Captures the frozen job: its image, and the state of its capsule's init.
+    /// Captures the frozen job, and returns the state of its capsule's init.
     ///
     /// # Errors
     /// What cannot be read; the job is still frozen.
-    fn capture(&mut self) -> Result<(Vec<u8>, JobImage), JobError>;
+    fn capture(&mut self) -> Result<Vec<u8>, JobError>;
+
+    /// The image that [`SourceJob::capture`] took.
+    ///
+    /// # Errors
+    /// There is none.
+    fn image(&self) -> Result<&JobImage, JobError>;
 
     /// Sends the contents of memory and of files without a name.
     ///
     /// # Errors
     /// As [`SourceJob::capture`].
-    fn send_bulk(&mut self, image: &JobImage, sink: &mut dyn BulkSink) -> Result<(), JobError>;
+    fn send_bulk(&mut self, sink: &mut dyn BulkSink) -> Result<(), JobError>;
 
     /// Makes the freeze outlive this daemon.
     ///

@@ -8,7 +8,6 @@ use std::{
 use super::{SourceJob, failpoint, handover::Commit, job::MoveError};
 use crate::{
     api::Phase,
-    image::JobImage,
     transfer::{Connection, Message, Offer},
 };
 
@@ -138,12 +137,11 @@ impl<'a, J: SourceJob, S: Read + Write> Prepared<'a, J, S> {
                     .map_err(MoveError::here("capturing the job"))
             });
         match captured {
-            Ok((state, image)) => Ok(Frozen {
+            Ok(state) => Ok(Frozen {
                 at: self.at,
                 latency: self.latency,
                 began,
                 state,
-                image,
             }),
             Err(error) => {
                 self.at.job.thaw();
@@ -162,7 +160,6 @@ struct Frozen<'a, J, S> {
     latency: Duration,
     began: Instant,
     state: Vec<u8>,
-    image: JobImage,
 }
 
 impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
@@ -186,10 +183,13 @@ impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
         } = &mut self.at;
         connection
             .send(&Message::State(std::mem::take(&mut self.state)))
-            .and_then(|()| connection.send_image(&self.image))
+            .map_err(MoveError::there("sending the image"))?;
+        let image = job.image().map_err(MoveError::here("sending the image"))?;
+        connection
+            .send_image(image)
             .map_err(MoveError::there("sending the image"))?;
         failpoint::hit("source.image").map_err(MoveError::here("sending the image"))?;
-        job.send_bulk(&self.image, connection)
+        job.send_bulk(connection)
             .map_err(MoveError::here("sending the memory"))?;
         failpoint::hit("source.bulk").map_err(MoveError::here("sending the memory"))?;
         let bulk_bytes = connection.bulk();

@@ -88,7 +88,7 @@ impl World {
     }
 }
 
-struct Source(Arc<Mutex<World>>);
+struct Source(Arc<Mutex<World>>, Option<JobImage>);
 
 impl SourceJob for Source {
     fn entered(&mut self, _: crate::api::Phase) {}
@@ -105,6 +105,9 @@ impl SourceJob for Source {
             user: "root".into(),
             pinned: false,
             started: 0,
+            cpu_ms: 0,
+            main: 2,
+            console: None,
             processes: 1,
             highest_tid: 2,
             memory_bytes: 4096,
@@ -117,24 +120,28 @@ impl SourceJob for Source {
         Ok(())
     }
 
-    fn capture(&mut self) -> Result<(Vec<u8>, JobImage), JobError> {
+    fn capture(&mut self) -> Result<Vec<u8>, JobError> {
         let capsule = CapsuleImage {
             hostname: "n1".into(),
             domainname: String::new(),
             clocks: Clocks::default(),
         };
-        let image = JobImage {
+        self.1 = Some(JobImage {
             capsule,
             processes: Vec::new(),
             files: Vec::new(),
             pipes: Vec::new(),
             ttys: Vec::new(),
             shared: Vec::new(),
-        };
-        Ok((b"state".to_vec(), image))
+        });
+        Ok(b"state".to_vec())
     }
 
-    fn send_bulk(&mut self, _: &JobImage, sink: &mut dyn BulkSink) -> Result<(), JobError> {
+    fn image(&self) -> Result<&JobImage, JobError> {
+        self.1.as_ref().ok_or_else(|| "nothing was captured".into())
+    }
+
+    fn send_bulk(&mut self, sink: &mut dyn BulkSink) -> Result<(), JobError> {
         for page in 0..3 {
             let address = page * 4096;
             sink.bulk(BulkTarget::Memory { pid: 2, address }, &[7; 64])?;
@@ -221,7 +228,7 @@ fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>,
         let arrival = receive(&mut destination, far);
         (arrival, destination.discarded)
     });
-    let departure = Offered::new(&mut Source(Arc::clone(&world)), near).run();
+    let departure = Offered::new(&mut Source(Arc::clone(&world), None), near).run();
     let (arrival, discarded) = other_end.join().expect("the destination must not panic");
     (departure, arrival, world, discarded)
 }

@@ -51,6 +51,17 @@ pub enum RestoreError {
     },
 }
 
+impl RestoreError {
+    /// What stands in the way, if that is the reason.
+    #[must_use]
+    pub fn obstacles(&self) -> &[Obstacle] {
+        match self {
+            Self::Obstacle(obstacle) => std::slice::from_ref(obstacle),
+            _ => &[],
+        }
+    }
+}
+
 impl From<Obstacle> for RestoreError {
     fn from(obstacle: Obstacle) -> Self {
         Self::Obstacle(obstacle)

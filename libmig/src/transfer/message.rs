@@ -61,6 +61,12 @@ pub struct Offer {
     pub pinned: bool,
     /// Start of the job, seconds since the epoch of CLOCK_REALTIME.
     pub started: u64,
+    /// CPU time that it has used so far, in milliseconds: its age for the balancer.
+    pub cpu_ms: u64,
+    /// The main program's process ID in the capsule.
+    pub main: i32,
+    /// Index of the job's own terminal, if it has one.
+    pub console: Option<u32>,
     /// Processes at the time of the offer.
     pub processes: u32,
     /// Highest thread ID in the capsule.

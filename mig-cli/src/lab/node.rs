@@ -134,6 +134,8 @@ impl Init {
         let mut command = Command::new("/usr/local/bin/migd");
         command
             .args(["--config", "/etc/mig/migd.toml"])
+            // Read by a migd that was built for the tests, and by no other.
+            .env("MIG_FAILPOINTS", "/run/mig/failpoints")
             .stdin(Stdio::null())
             .current_dir("/");
         // A signal mask is inherited across exec. What ends meanwhile is found by the next `reap`.

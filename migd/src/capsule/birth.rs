@@ -101,6 +101,8 @@ pub fn run_if_asked() -> Option<ExitCode> {
 }
 
 fn run() -> Result<()> {
+    // Whatever the daemon was started with is no business of a job.
+    libmig::sys::close_range::mark_all_close_on_exec()?;
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut daemon = FdStream::new(socket);
     let (order, fds) = daemon

@@ -248,6 +248,20 @@ impl Handle {
         }
     }
 
+    /// Makes the terminal of a job that is to arrive, before its zygote is made: the
+    /// job's processes get their controlling terminal by descent. Its modes come later.
+    ///
+    /// # Errors
+    /// When the index is taken.
+    pub fn terminal(&mut self, index: u32) -> Result<()> {
+        let request = Request::Console {
+            index,
+            window: Window::default(),
+            termios: Vec::new(),
+        };
+        self.ask(&request, vec![]).map(drop)
+    }
+
     /// Appoints the main program of an arrived job.
     ///
     /// # Errors

@@ -1,64 +1,219 @@
 //! Moves between this node and others: what the conductor of libmig drives.
 //!
 //! Everything here runs on a mover's own OS thread and blocks.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `outgoing` | the source's end: a running job, frozen, given up, destroyed |
+//! | `incoming` | the destination's end: a capsule, husks, a running job |
+//! | `look` | what stands in the way of a move, asked while the job runs |
+//! | `local` | a job's capsule and cgroup on this node, for all of them |
+
+mod incoming;
+mod local;
+mod look;
+mod outgoing;
+
+use std::time::Duration;
 
 use libmig::api::{Code, Failure, JobId, MoveMode, MoveReport, NodeName, Obstacle};
-use tracing::warn;
+use libmig::migration::{Arrival as Arrived, Departure, MoveError, Moved, Offered, receive};
+use tracing::{info, warn};
 
 use crate::control::Events;
 use crate::daemon::Daemon;
 use crate::jobs::record::{Arrival, Committed};
-use crate::peer::{BlockingTls, DialHello};
+use crate::jobs::settle;
+use crate::peer::{BlockingTls, DialHello, Purpose, dial_move};
+use incoming::Incoming;
+use local::Local;
+use outgoing::Outgoing;
+
+/// How often a move that met only transient obstacles is tried again.
+const TRIES: u32 = 40;
 
 /// Moves `job` to `to` and waits for the end of it.
+///
+/// # Errors
+/// Why it stayed, with every obstacle; or that nobody knows yet where it is.
 pub(crate) fn start(
-    _daemon: &Daemon,
+    daemon: &Daemon,
     job: &JobId,
-    _to: &NodeName,
-    _mode: MoveMode,
-    _events: &Events,
+    to: &NodeName,
+    mode: MoveMode,
+    events: &Events,
 ) -> Result<MoveReport, Failure> {
-    Err(refusal(job))
+    if mode == MoveMode::Precopy {
+        return Err(Failure::new(
+            Code::Usage,
+            "this build copies memory after the freeze only",
+        )
+        .hint("leave --mode away"));
+    }
+    let mut tries = 1;
+    loop {
+        match attempt(daemon, job, to, events) {
+            Attempt::Moved(moved) => return Ok(report(daemon, job, to, &moved)),
+            Attempt::Failed(failure) => return Err(failure),
+            Attempt::Again(_) if tries < TRIES => {
+                // A vfork or an exec in progress: over within milliseconds.
+                std::thread::sleep(Duration::from_millis(u64::from(tries.min(20))));
+                tries += 1;
+            }
+            Attempt::Again(failure) => return Err(failure),
+        }
+    }
+}
+
+enum Attempt {
+    Moved(Moved),
+    Again(Failure),
+    Failed(Failure),
+}
+
+fn attempt(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Attempt {
+    let (record, epoch) = match daemon.jobs.leave(job, to) {
+        Ok(left) => left,
+        Err(failure) => return Attempt::Failed(failure),
+    };
+    let departure = Local::find(daemon, job)
+        .and_then(|local| Outgoing::new(daemon, local, record, epoch, to, events))
+        .and_then(|outgoing| {
+            let purpose = Purpose::Move {
+                job: job.clone(),
+                epoch,
+            };
+            let (stream, _) = dial_move(daemon, to, purpose).map_err(|error| error.failure(to))?;
+            Ok((outgoing, stream))
+        })
+        .map(|(mut outgoing, stream)| Offered::new(&mut outgoing, stream).run());
+    match departure {
+        Ok(Departure::Moved(moved)) => Attempt::Moved(moved),
+        Ok(Departure::Stayed(error)) => {
+            daemon.jobs.aborted(job, epoch);
+            let failure = stayed(job, to, &error);
+            if error.is_transient() {
+                Attempt::Again(failure)
+            } else {
+                Attempt::Failed(failure)
+            }
+        }
+        Ok(Departure::Unknown { epoch, error }) => {
+            warn!(%job, %to, epoch, "the answer to a commit was lost; asking");
+            let entry = Committed {
+                job: job.clone(),
+                epoch,
+                destination: to.clone(),
+            };
+            settle::committed(daemon, entry);
+            Attempt::Failed(
+                Failure::from_error(
+                    Code::Undecided,
+                    format!("job {job} has been handed to {to}, but its answer was lost"),
+                    &error,
+                )
+                .hint("it is being asked; `mig ps` shows where the job is"),
+            )
+        }
+        Err(failure) => {
+            daemon.jobs.aborted(job, epoch);
+            Attempt::Failed(failure)
+        }
+    }
+}
+
+fn stayed(job: &JobId, to: &NodeName, error: &MoveError) -> Failure {
+    let obstacles = error.obstacles().to_vec();
+    let message = format!("job {job} did not move to {to}");
+    if obstacles.is_empty() {
+        let hint = "it runs on where it was";
+        Failure::from_error(Code::Failed, message, error).hint(hint)
+    } else {
+        Failure {
+            obstacles,
+            ..Failure::from_error(Code::Refused, message, error)
+        }
+    }
+}
+
+fn report(daemon: &Daemon, job: &JobId, to: &NodeName, moved: &Moved) -> MoveReport {
+    info!(%job, %to, pause = ?moved.pause, total = ?moved.total, bytes = moved.bytes_sent, "moved");
+    let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    MoveReport {
+        job: job.clone(),
+        from: daemon.node().clone(),
+        to: to.clone(),
+        mode: MoveMode::Stop,
+        pause_us: micros(moved.pause),
+        total_us: micros(moved.total),
+        bytes_sent: moved.bytes_sent,
+        phases: moved.phases.iter().fold(
+            Default::default(),
+            |mut sums: std::collections::BTreeMap<_, u64>, (phase, time)| {
+                *sums.entry(*phase).or_default() += micros(*time);
+                sums
+            },
+        ),
+    }
 }
 
 /// The destination's side of one attempt.
-pub(crate) fn serve(_stream: BlockingTls, hello: &DialHello, _daemon: &Daemon) {
-    warn!(peer = %hello.node, "a move was refused: this build has no mover");
+pub(crate) fn serve(stream: BlockingTls, hello: &DialHello, daemon: &Daemon) {
+    let Purpose::Move { job, epoch } = &hello.purpose else {
+        warn!(peer = %hello.node, "a connection that is for no move came to the movers");
+        return;
+    };
+    let mut incoming = Incoming::new(daemon, job, *epoch, &hello.node);
+    match receive(&mut incoming, stream) {
+        Arrived::Live { epoch } => info!(%job, epoch, from = %hello.node, "arrived"),
+        Arrived::Discarded(error) => {
+            let why = error.refusal();
+            info!(%job, from = %hello.node, %why, "a job did not come");
+        }
+        Arrived::Undecided { epoch, error } => {
+            let why = error.refusal();
+            warn!(%job, epoch, from = %hello.node, %why, "asking whether a job was committed");
+            if let Some(arrival) = daemon.jobs.arrival_blocking(job) {
+                settle::built(daemon, arrival);
+            }
+        }
+    }
 }
 
 /// Destination: the arrival is live in the journal; let it run. Repeatable.
-pub(crate) fn release(_daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure> {
-    Err(refusal(&arrival.record.id))
+pub(crate) fn release(daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure> {
+    Local::find(daemon, &arrival.record.id)?.release(daemon, arrival.epoch)
 }
 
 /// Destination: destroys what was built. Repeatable.
-pub(crate) fn discard(_daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure> {
-    Err(refusal(&arrival.record.id))
+pub(crate) fn discard(daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure> {
+    match Local::find(daemon, &arrival.record.id) {
+        Ok(local) => local.discard(daemon),
+        // Its capsule never came to be, or has been removed already.
+        Err(_) => Ok(()),
+    }
 }
 
 /// Source: the destination runs it; destroys the frozen copy. Repeatable.
-pub(crate) fn reap(_daemon: &Daemon, committed: &Committed) -> Result<(), Failure> {
-    Err(refusal(&committed.job))
+pub(crate) fn reap(daemon: &Daemon, committed: &Committed) -> Result<(), Failure> {
+    match Local::find(daemon, &committed.job) {
+        Ok(local) => local.reap(committed.epoch),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Source: the job stays; lets whatever is frozen of it run. Repeatable, and
 /// harmless on a job that runs.
-pub(crate) fn resume(_daemon: &Daemon, job: &JobId) -> Result<(), Failure> {
-    Err(refusal(job))
+pub(crate) fn resume(daemon: &Daemon, job: &JobId) -> Result<(), Failure> {
+    Local::find(daemon, job)?.resume()
 }
 
 /// What stands in the way of a move of a job of this node.
 pub(crate) fn obstacles(
-    _daemon: &Daemon,
+    daemon: &Daemon,
     job: &JobId,
     _to: Option<&NodeName>,
 ) -> Result<Vec<Obstacle>, Failure> {
-    Err(refusal(job))
-}
-
-fn refusal(job: &JobId) -> Failure {
-    Failure::new(
-        Code::Refused,
-        format!("job {job} cannot move: this build has no mover"),
-    )
+    let mut local = Local::find(daemon, job)?;
+    look::obstacles(&mut local)
 }

@@ -271,22 +271,22 @@ impl Init {
         Ok(theirs)
     }
 
-    /// A terminal for the job, as it had it: slave and master.
+    /// A terminal for the job, as it had it: slave and master. It is made
+    /// before the zygote is: members of our session get their controlling terminal
+    /// from their parent and in no other way. Asked for again, with the modes
+    /// that are known by then, it is the same terminal.
     pub(super) fn make_console(
         &mut self,
         index: u32,
         window: Window,
         modes: &[u8],
     ) -> Result<Vec<OwnedFd>> {
-        let arriving = self
-            .pending
-            .as_ref()
-            .is_some_and(|p| matches!(p.kind, Kind::Arrive { .. }));
-        ensure!(
-            arriving && self.console.is_none(),
-            "no job is arriving, or it has its terminal"
-        );
-        let console = Console::open_at(index, self.owner)?;
+        ensure!(self.vacant(), "the job is here");
+        let made = self.console.take().filter(|made| made.index() == index);
+        let console = match made {
+            Some(console) => console,
+            None => Console::open_at(index, self.owner)?,
+        };
         console.set_modes(modes)?;
         console.set_window(window)?;
         console
@@ -297,7 +297,24 @@ impl Init {
         Ok(fds)
     }
 
+    /// Whether the job is elsewhere, or on its way here.
+    fn vacant(&self) -> bool {
+        match &self.pending {
+            Some(pending) => matches!(pending.kind, Kind::Arrive { .. }),
+            None => {
+                self.place == Place::Away
+                    || self.place == Place::Guest && self.children.main().is_none()
+            }
+        }
+    }
+
     pub(super) fn arrive_abort(&mut self) -> Result<()> {
+        if self.pending.is_none() && self.vacant() {
+            // It never came to `arrive`.
+            self.console = None;
+            self.departed |= self.place == Place::Guest;
+            return Ok(());
+        }
         let pending = self.take_pending(|kind| matches!(kind, Kind::Arrive { .. }))?;
         self.children.forget_main();
         self.ending = None;

@@ -1,0 +1,234 @@
+//! The destination's end of a move.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use libmig::api::{Failure, JobId, NodeName, Obstacle};
+use libmig::image::{BulkTarget, JobImage};
+use libmig::inspect::cpu::CpuFeatures;
+use libmig::migration::{DestinationJob, JobError};
+use libmig::restore::{self, Building, CapsuleRef, Complete, Prepared, RestoreError};
+use libmig::sys::HostPid;
+use libmig::transfer::Offer;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use tracing::warn;
+
+use super::local::{Local, broken};
+use crate::daemon::Daemon;
+use crate::jobs::record::{JobRecord, Place};
+use crate::jobs::registry::unix_now;
+use migd::capsule::{Handle, Launcher};
+
+/// The zygote's pid in the capsule: above everything that a job has, since
+/// the counter of a pid namespace starts low and 4,194,304 is its end.
+const ZYGOTE: i32 = 4_100_000;
+
+/// How far the copy has come.
+enum Copy {
+    None,
+    Prepared(Prepared),
+    Building(Box<Building>, Box<JobImage>),
+    Complete(
+        #[expect(
+            dead_code,
+            reason = "it stays frozen when it is dropped; kept to say what there is"
+        )]
+        Complete,
+    ),
+    Released,
+}
+
+/// A job that is to live on this node.
+pub(super) struct Incoming<'a> {
+    daemon: &'a Daemon,
+    job: JobId,
+    epoch: u64,
+    source: NodeName,
+    main: i32,
+    local: Option<Local>,
+    copy: Copy,
+}
+
+impl<'a> Incoming<'a> {
+    /// Nothing of it is here yet.
+    pub(super) fn new(daemon: &'a Daemon, job: &JobId, epoch: u64, source: &NodeName) -> Self {
+        Self {
+            daemon,
+            job: job.clone(),
+            epoch,
+            source: source.clone(),
+            main: 0,
+            local: None,
+            copy: Copy::None,
+        }
+    }
+
+    fn local(&mut self) -> Result<&mut Local, JobError> {
+        self.local
+            .as_mut()
+            .ok_or_else(|| "there is no capsule yet".into())
+    }
+
+    /// The offer must be the one that the connection was opened for.
+    fn admit(&self, offer: &Offer) -> Result<JobRecord, JobError> {
+        if offer.job != self.job.to_string() || offer.epoch != self.epoch {
+            return Err("the offer is for another job than the connection".into());
+        }
+        if offer.uid == 0 && !self.daemon.config.accept_root {
+            return Err(refused(
+                "jobs of root are not accepted here",
+                "set accept_root in migd.toml of this node, or run the job as another user",
+            ));
+        }
+        let theirs: CpuFeatures = postcard::from_bytes(&offer.cpu)?;
+        let missing = theirs.missing_at(&CpuFeatures::of_this_machine());
+        if !missing.is_empty() {
+            let obstacles = missing.iter().map(|mismatch| Obstacle {
+                pid: None,
+                object: format!("cpu of {}", self.daemon.node()),
+                reason: mismatch.to_string(),
+                remedy: "move it to a node with the same kind of CPU".into(),
+                transient: false,
+            });
+            return Err(JobError {
+                error: "the CPUs differ".into(),
+                obstacles: obstacles.collect(),
+            });
+        }
+        Ok(JobRecord {
+            id: self.job.clone(),
+            name: offer.name.clone(),
+            uid: offer.uid,
+            user: offer.user.clone(),
+            command: offer.command.clone(),
+            place: Place::Here,
+            epoch: offer.epoch,
+            last_attempt: offer.epoch,
+            pinned: offer.pinned,
+            started_unix: offer.started,
+            cpu_ms_elsewhere: offer.cpu_ms,
+            arrived_unix: unix_now(),
+        })
+    }
+
+    /// Home has its deputy already; elsewhere a capsule is made.
+    fn capsule(&self, uid: u32) -> Result<Local, Failure> {
+        if &self.job.home == self.daemon.node() {
+            return Local::find(self.daemon, &self.job);
+        }
+        let launcher = Launcher {
+            program: "/proc/self/exe".into(),
+            jobs: self.daemon.config.jobs_dir(),
+        };
+        remove_remains(&launcher, &self.job);
+        let handle = launcher
+            .spawn_guest(&self.job, uid)
+            .map_err(|error| broken(&self.job, &error))?;
+        Local::of(handle)
+    }
+}
+
+/// Folders of an earlier stay, whose init has ended while no daemon was there.
+fn remove_remains(launcher: &Launcher, job: &JobId) {
+    let folder = launcher.folder(job);
+    if folder.exists() && Handle::connect(&folder).is_err() {
+        drop(std::fs::remove_dir_all(folder));
+    }
+}
+
+fn refused(reason: &str, remedy: &str) -> JobError {
+    JobError {
+        error: reason.into(),
+        obstacles: vec![Obstacle {
+            pid: None,
+            object: "job".into(),
+            reason: reason.into(),
+            remedy: remedy.into(),
+            transient: false,
+        }],
+    }
+}
+
+fn restoring(error: RestoreError) -> JobError {
+    JobError {
+        obstacles: error.obstacles().to_vec(),
+        error: error.into(),
+    }
+}
+
+impl DestinationJob for Incoming<'_> {
+    fn reserve(&mut self, offer: &Offer) -> Result<(), JobError> {
+        let record = self.admit(offer)?;
+        self.main = offer.main;
+        self.daemon
+            .jobs
+            .reserve(record, self.epoch, self.source.clone())?;
+        self.local = Some(self.capsule(offer.uid)?);
+        let daemon: OwnedFd = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let pid = ZYGOTE.max(offer.highest_tid.saturating_add(1));
+        let local = self.local()?;
+        if let Some(index) = offer.console {
+            local.capsule.terminal(index)?;
+        }
+        let zygote = local.capsule.zygote(pid, daemon.as_fd())?;
+        let capsule = CapsuleRef {
+            init: local.init,
+            zygote: HostPid::of_pidfd(zygote.as_fd())?,
+            cgroup_job: local.cgroup.clone(),
+        };
+        self.copy = Copy::Prepared(restore::prepare(&capsule).map_err(restoring)?);
+        Ok(())
+    }
+
+    fn build(&mut self, state: &[u8], image: JobImage) -> Result<(), JobError> {
+        let Copy::Prepared(prepared) = std::mem::replace(&mut self.copy, Copy::None) else {
+            return Err("an image came before the offer was accepted".into());
+        };
+        let local = self.local()?;
+        local.capsule.arrive(state.to_vec())?;
+        let building = prepared
+            .build(&image, &mut local.capsule)
+            .map_err(restoring)?;
+        self.copy = Copy::Building(Box::new(building), Box::new(image));
+        Ok(())
+    }
+
+    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> Result<(), JobError> {
+        match &mut self.copy {
+            Copy::Building(building, _) => building.bulk(target, bytes).map_err(restoring),
+            _ => Err("memory came before the image".into()),
+        }
+    }
+
+    fn finish(&mut self, epoch: u64) -> Result<(), JobError> {
+        let Copy::Building(building, image) = std::mem::replace(&mut self.copy, Copy::None) else {
+            return Err("the end of the memory came before the image".into());
+        };
+        let complete = building.finish(&image).map_err(restoring)?;
+        self.copy = Copy::Complete(complete);
+        let main = self.main;
+        self.local()?.capsule.main(main)?;
+        self.daemon.jobs.journal_built(&self.job, epoch)?;
+        Ok(())
+    }
+
+    fn release(&mut self, epoch: u64) -> Result<(), JobError> {
+        self.daemon.jobs.journal_live(&self.job, epoch)?;
+        self.copy = Copy::Released;
+        let local = self.local.take().ok_or("there is no capsule")?;
+        local.release(self.daemon, epoch)?;
+        Ok(())
+    }
+
+    fn discard(&mut self) {
+        // Husks die with their tracer, a complete copy by its cgroup.
+        self.copy = Copy::None;
+        let discarded = match self.local.take() {
+            Some(local) => local.discard(self.daemon),
+            None => Ok(()),
+        };
+        let gone = discarded.and_then(|()| self.daemon.jobs.arrival_gone(&self.job, self.epoch));
+        if let Err(failure) = gone {
+            warn!(job = %self.job, %failure, causes = ?failure.causes, "pieces of an arrival are left");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! A job's capsule and cgroup on this node, and what can be done to them
+//! again and again, by a mover or by a daemon that has just been started.
+
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+
+use libmig::api::{Code, Failure, JobId};
+use libmig::image::Stdio;
+use libmig::inspect::stdio::{CapsuleStdio, Console, StdioEnd};
+use libmig::restore::RestoreHost;
+use libmig::restore::cgroup::JobGroup;
+use libmig::sys::HostPid;
+use tracing::warn;
+
+use migd::capsule::{Handle, Info};
+
+use crate::daemon::Daemon;
+use crate::jobs::watch;
+
+/// The parts of a job on this node.
+#[derive(Debug)]
+pub(super) struct Local {
+    pub(super) job: JobId,
+    pub(super) capsule: Handle,
+    pub(super) cgroup: PathBuf,
+    pub(super) group: JobGroup,
+    pub(super) init: HostPid,
+    pub(super) info: Info,
+}
+
+impl Local {
+    /// Finds the capsule of `job`.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(super) fn find(daemon: &Daemon, job: &JobId) -> Result<Local, Failure> {
+        let capsule = Handle::connect(&daemon.config.jobs_dir().join(job.to_string()))
+            .map_err(|error| broken(job, &error))?;
+        Local::of(capsule)
+    }
+
+    /// Asks a capsule who it is.
+    pub(super) fn of(mut capsule: Handle) -> Result<Local, Failure> {
+        let job = capsule.job().clone();
+        let known = capsule.info().and_then(|report| {
+            let init = HostPid::of_pidfd(report.init.as_fd())?;
+            Ok((report.info, init, capsule.job_cgroup()?))
+        });
+        let (info, init, cgroup) = known.map_err(|error| broken(&job, &error))?;
+        let group = JobGroup::new(cgroup.clone());
+        Ok(Local {
+            job,
+            capsule,
+            cgroup,
+            group,
+            init,
+            info,
+        })
+    }
+
+    /// Whether this node is the job's home.
+    pub(super) fn is_home(&self, daemon: &Daemon) -> bool {
+        &self.job.home == daemon.node()
+    }
+
+    /// The job's ties to the world outside of its capsule.
+    pub(super) fn stdio(&mut self) -> Result<CapsuleStdio, Failure> {
+        const STREAMS: [Stdio; 3] = [Stdio::In, Stdio::Out, Stdio::Err];
+        let streams = STREAMS.into_iter().zip(self.info.pipes);
+        let ends = streams.filter_map(|(stream, pipe)| {
+            let pipe = pipe?;
+            Some(StdioEnd {
+                device: pipe.device,
+                inode: pipe.inode,
+                stream,
+            })
+        });
+        let streams = ends.collect();
+        let console = match self.info.console {
+            Some(index) => {
+                let master = self
+                    .capsule
+                    .console_master()
+                    .map_err(|error| broken(&self.job, &error.into()))?;
+                Some(Console { index, master })
+            }
+            None => None,
+        };
+        Ok(CapsuleStdio { streams, console })
+    }
+
+    /// Destination: the job is ours in the journal; lets it run.
+    pub(super) fn release(mut self, daemon: &Daemon, epoch: u64) -> Result<(), Failure> {
+        self.group
+            .thaw()
+            .map_err(|error| host(&self.job, "it cannot be thawed", &error))?;
+        if let Err(error) = self.capsule.arrive_commit(epoch) {
+            // Said already, before the daemon that said it was killed.
+            warn!(job = %self.job, %error, "the capsule's init takes no news of an arrival");
+        }
+        if !self.is_home(daemon) {
+            watch::start(daemon, &self.job);
+        }
+        Ok(())
+    }
+
+    /// Destination: destroys what was built.
+    pub(super) fn discard(mut self, daemon: &Daemon) -> Result<(), Failure> {
+        self.end_processes()?;
+        if let Err(error) = self.capsule.arrive_abort() {
+            warn!(job = %self.job, %error, "the capsule's init knows of no arrival");
+        }
+        if !self.is_home(daemon) {
+            // Removes what the capsule leaves when its init has ended.
+            watch::start(daemon, &self.job);
+        }
+        Ok(())
+    }
+
+    /// Source: the destination runs it; destroys the frozen copy.
+    pub(super) fn reap(mut self, epoch: u64) -> Result<(), Failure> {
+        if let Err(error) = self.capsule.depart_commit(epoch) {
+            warn!(job = %self.job, %error, "the capsule's init knows of no departure");
+        }
+        self.end_processes()
+    }
+
+    /// Source: the job stays; whatever is frozen of it runs.
+    pub(super) fn resume(mut self) -> Result<(), Failure> {
+        self.group
+            .thaw()
+            .map_err(|error| host(&self.job, "it cannot be thawed", &error))?;
+        if self.info.held
+            && let Err(error) = self.capsule.depart_abort()
+        {
+            warn!(job = %self.job, %error, "the capsule's init takes no news of a departure");
+        }
+        Ok(())
+    }
+
+    fn end_processes(&self) -> Result<(), Failure> {
+        self.group
+            .kill()
+            .and_then(|()| self.group.wait_empty())
+            .map_err(|error| host(&self.job, "its copy cannot be ended", &error))
+    }
+}
+
+/// The capsule's init does not answer.
+pub(super) fn broken(job: &JobId, error: &anyhow::Error) -> Failure {
+    let error: &(dyn std::error::Error + 'static) = error.as_ref();
+    Failure::from_error(
+        Code::Host,
+        format!("the capsule of job {job} does not answer"),
+        error,
+    )
+}
+
+fn host(job: &JobId, what: &str, error: &std::io::Error) -> Failure {
+    Failure::from_error(Code::Host, format!("job {job}: {what}"), error)
+}

@@ -1,0 +1,263 @@
+//! The source's end of a move.
+//!
+//! Invariant: until [`SourceJob::commit`] has returned, dropping this lets the job run on
+//! here; afterwards nothing here lets it run again.
+
+use std::os::fd::OwnedFd;
+
+use libmig::api::{Event, Failure, NodeName, Phase};
+use libmig::capture::files::{self, CapsuleStdio, FileSource, UnlinkedContents};
+use libmig::capture::{
+    self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables,
+};
+use libmig::image::JobImage;
+use libmig::inspect::cpu::CpuFeatures;
+use libmig::migration::{JobError, SourceJob, failpoint};
+use libmig::transfer::Offer;
+use tracing::{error, warn};
+
+use super::local::Local;
+use super::look;
+use crate::control::Events;
+use crate::daemon::Daemon;
+use crate::jobs::record::JobRecord;
+
+/// A job of this node that is to leave it.
+pub(super) struct Outgoing<'a> {
+    daemon: &'a Daemon,
+    events: &'a Events,
+    local: Option<Local>,
+    record: JobRecord,
+    epoch: u64,
+    to: NodeName,
+    frozen: Option<Frozen>,
+    captured: Option<Captured>,
+    unlinked: UnlinkedContents,
+    departing: bool,
+    held: bool,
+}
+
+impl<'a> Outgoing<'a> {
+    /// Nothing has been done to the job yet.
+    pub(super) fn new(
+        daemon: &'a Daemon,
+        local: Local,
+        record: JobRecord,
+        epoch: u64,
+        to: &NodeName,
+        events: &'a Events,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            daemon,
+            events,
+            local: Some(local),
+            record,
+            epoch,
+            to: to.clone(),
+            frozen: None,
+            captured: None,
+            unlinked: UnlinkedContents::default(),
+            departing: false,
+            held: false,
+        })
+    }
+
+    fn local(&mut self) -> &mut Local {
+        self.local
+            .as_mut()
+            .expect("taken only when the job is reaped")
+    }
+
+    /// Duplicates of the pipes of `mig exec` as the frozen job holds them.
+    fn originals(&mut self) -> [Option<OwnedFd>; 3] {
+        let pipes = self.local().info.pipes;
+        let frozen = self.frozen.as_ref().expect("captured while frozen");
+        pipes.map(|pipe| {
+            let pipe = pipe?;
+            frozen.find_open(pipe.device, pipe.inode)
+        })
+    }
+}
+
+fn tables(
+    live: &[LiveSource<'_>],
+    stdio: &CapsuleStdio,
+    shared: &mut SharedRegistry,
+    contents: &mut UnlinkedContents,
+) -> Result<Tables, files::FilesError> {
+    let sources: Vec<FileSource<'_>> = live
+        .iter()
+        .map(|source| FileSource {
+            pid: source.pid,
+            host: source.host,
+            pidfd: source.pidfd,
+        })
+        .collect();
+    let files::FileTables {
+        files,
+        pipes,
+        ttys,
+        descriptors,
+        unlinked,
+    } = files::capture(&sources, stdio, shared)?;
+    *contents = unlinked;
+    Ok(Tables {
+        files,
+        pipes,
+        ttys,
+        descriptors,
+    })
+}
+
+fn capturing(error: CaptureError) -> JobError {
+    JobError {
+        obstacles: error.obstacles().to_vec(),
+        error: error.into(),
+    }
+}
+
+impl SourceJob for Outgoing<'_> {
+    fn entered(&mut self, phase: Phase) {
+        self.daemon.jobs.leaving_phase(&self.record.id, phase);
+        self.events.send(Event::Phase {
+            job: self.record.id.clone(),
+            to: self.to.clone(),
+            phase,
+        });
+    }
+
+    fn offer(&mut self) -> Result<Offer, JobError> {
+        let node = self.daemon.node().to_string();
+        let (record, epoch) = (self.record.clone(), self.epoch);
+        let local = self.local();
+        let obstacles = look::obstacles(local)?;
+        if !obstacles.is_empty() {
+            return Err(JobError {
+                error: "something of the job cannot move".into(),
+                obstacles,
+            });
+        }
+        let size = libmig::inspect::process::size(local.init);
+        let main = local.info.main.ok_or("the job has ended")?;
+        Ok(Offer {
+            job: record.id.to_string(),
+            epoch,
+            home: record.id.home.to_string(),
+            source: node,
+            name: record.name,
+            command: record.command,
+            uid: record.uid,
+            user: record.user,
+            pinned: record.pinned,
+            started: record.started_unix,
+            cpu_ms: record.cpu_ms_elsewhere,
+            main,
+            console: local.info.console,
+            processes: size.processes,
+            highest_tid: size.highest_tid,
+            memory_bytes: size.resident_bytes,
+            cpu: postcard::to_stdvec(&CpuFeatures::of_this_machine())?,
+        })
+    }
+
+    fn freeze(&mut self) -> Result<(), JobError> {
+        let init = self.local().init;
+        self.frozen = Some(capture::freeze(init).map_err(capturing)?);
+        Ok(())
+    }
+
+    fn capture(&mut self) -> Result<Vec<u8>, JobError> {
+        let stdio = self.local().stdio()?;
+        let originals = self.originals();
+        let state = self.local().capsule.depart_prepare(originals)?;
+        self.departing = true;
+        let frozen = self.frozen.as_mut().expect("captured while frozen");
+        let unlinked = &mut self.unlinked;
+        let captured = frozen.capture(|live, shared| tables(live, &stdio, shared, unlinked));
+        self.captured = Some(captured.map_err(capturing)?);
+        Ok(state)
+    }
+
+    fn image(&self) -> Result<&JobImage, JobError> {
+        let captured = self.captured.as_ref();
+        captured
+            .map(|captured| &captured.image)
+            .ok_or_else(|| "nothing has been captured".into())
+    }
+
+    fn send_bulk(&mut self, sink: &mut dyn BulkSink) -> Result<(), JobError> {
+        let frozen = self.frozen.as_mut().expect("sent while frozen");
+        let captured = self.captured.as_ref().expect("captured before it is sent");
+        frozen.send_memory(captured, sink).map_err(capturing)?;
+        self.unlinked.send(sink)?;
+        Ok(())
+    }
+
+    fn hold(&mut self) -> Result<(), JobError> {
+        self.held = true;
+        let local = self
+            .local
+            .as_ref()
+            .expect("taken only when the job is reaped");
+        local.group.freeze()?;
+        Ok(())
+    }
+
+    fn thaw(&mut self) {
+        let local = self
+            .local
+            .as_mut()
+            .expect("taken only when the job is reaped");
+        if self.held
+            && let Err(error) = local.group.thaw()
+        {
+            error!(job = %self.record.id, %error, "a job that was not moved cannot be thawed");
+        }
+        self.held = false;
+        if let Some(frozen) = self.frozen.take() {
+            frozen.thaw();
+        }
+        if std::mem::take(&mut self.departing)
+            && let Err(error) = local.capsule.depart_abort()
+        {
+            error!(job = %self.record.id, %error, "the capsule's init does not take up its work");
+        }
+    }
+
+    fn commit(&mut self, epoch: u64) -> Result<(), JobError> {
+        if self.daemon.draining() {
+            return Err("the daemon is about to stop".into());
+        }
+        // Detached, the tasks stay in the freezer whatever becomes of this daemon.
+        if let Some(frozen) = self.frozen.take() {
+            frozen.release_tracing()?;
+        }
+        self.daemon.jobs.journal_committed(&self.record.id, epoch)?;
+        Ok(())
+    }
+
+    fn reap(&mut self, epoch: u64) {
+        let job = self.record.id.clone();
+        let reaped = failpoint::hit("source.released")
+            .map_err(|JobError { error, .. }| warn!(%job, %error, "not reaped"))
+            .is_ok();
+        let Some(local) = self.local.take().filter(|_| reaped) else {
+            return;
+        };
+        let gone = local
+            .reap(epoch)
+            .and_then(|()| self.daemon.jobs.journal_gone(&job, epoch));
+        if let Err(failure) = gone {
+            // The journal still says `Committed`: the next start repeats it.
+            warn!(%job, %failure, causes = ?failure.causes, "the copy of a job that has left is not gone");
+        }
+    }
+}
+
+impl Drop for Outgoing<'_> {
+    fn drop(&mut self) {
+        if self.frozen.is_some() {
+            self.thaw();
+        }
+    }
+}

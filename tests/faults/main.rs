@@ -1,0 +1,143 @@
+//! A move that fails at any point, by an error, by a killed daemon or by a cut link,
+//! leaves exactly one live copy, which is whole and can move again.
+//!
+//! The daemons under test carry the failpoints of `libmig::migration::failpoint`
+//! (cargo feature `failpoints`, which tests/run turns on).
+
+mod point;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use mig_tests::job::Job;
+use mig_tests::lab::Lab;
+use mig_tests::workload::Workload;
+use point::{Owner, POINTS, Point};
+
+/// How long the daemons may take to find out who owns the job.
+const SETTLED: Duration = Duration::from_secs(30);
+
+/// What happens at a point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Error,
+    Kill,
+    Cut,
+}
+
+#[test]
+fn an_error_at_any_point_leaves_one_live_copy() {
+    at_every_point(Fault::Error);
+}
+
+#[test]
+fn a_killed_daemon_at_any_point_leaves_one_live_copy() {
+    at_every_point(Fault::Kill);
+}
+
+#[test]
+fn a_cut_link_at_any_point_leaves_one_live_copy() {
+    at_every_point(Fault::Cut);
+}
+
+fn at_every_point(fault: Fault) {
+    let lab = Lab::up(2);
+    let mut failures = Vec::new();
+    for point in POINTS {
+        if let Err(error) = strike(&lab, point, fault) {
+            failures.push(format!("{fault:?} at {}: {error:#}", point.name));
+        }
+    }
+    for node in ["n1", "n2"] {
+        if !failures.is_empty() {
+            eprintln!("--- {node}\n{}", lab.log(node));
+        }
+    }
+    assert!(
+        failures.is_empty(),
+        "{} failed:\n{}",
+        failures.len(),
+        failures.join("\n")
+    );
+    lab.down_and_check();
+}
+
+/// One job, one fault in its move from n1 to n2; then it must still be whole, and movable.
+fn strike(lab: &Lab, point: &Point, fault: Fault) -> Result<()> {
+    let name = format!("{}-{fault:?}", point.name.replace('.', "-")).to_lowercase();
+    let job = Job::start(lab, "n1", &name, &Workload::named("spin-pages"))?;
+    job.running.wait_tick_after(0)?;
+    point.arm(lab, fault)?;
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| job.try_move("n2"));
+        let struck = point.wait_hit(lab);
+        if struck.is_ok() && fault == Fault::Cut {
+            lab.cut("n1", "n2");
+        }
+        let moved = moving.join().expect("the mover does not panic");
+        struck.with_context(|| String::from_utf8_lossy(&moved.stderr).into_owned())
+    })?;
+    match fault {
+        Fault::Error => {}
+        Fault::Kill => lab.node(point.node).start_migd(),
+        Fault::Cut => lab.heal(),
+    }
+    let before = job.running.ticks();
+    settle(lab, &job, point, fault).context("nobody lives")?;
+    job.running
+        .wait_tick_after(before + 1)
+        .context("it does not go on")?;
+    one_copy(lab, &name)?;
+    // Both daemons are well: it can go to where it is not, and come home.
+    let other = if job.node()? == "n2" { "n1" } else { "n2" };
+    job.tour(&[other], 2).context("moving again")?;
+    job.finish()?.expect_pass()
+}
+
+/// Waits until the home node knows where the job is, and checks that it is where it must be.
+fn settle(lab: &Lab, job: &Job<'_>, point: &Point, fault: Fault) -> Result<()> {
+    let expected = match point.owner {
+        Owner::Source => "n1",
+        Owner::Destination => "n2",
+    };
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let ticks = job.running.ticks();
+        let alive = job.running.wait_tick_after(ticks).is_ok();
+        let there = job.node()?;
+        if alive && there == expected {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "after {fault:?} at {} it is on {there}, not on {expected}\n{}",
+            point.name,
+            lab.log(point.node)
+        );
+    }
+}
+
+/// Counts the job's processes on all nodes, frozen ones too, by their folder under /shared.
+fn one_copy(lab: &Lab, name: &str) -> Result<()> {
+    let script = format!(
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q '^[^ ]*/spin-.* --dir /shared/{name} ' && echo $p; done | wc -l"
+    );
+    let deadline = Instant::now() + SETTLED;
+    loop {
+        let count: u32 = ["n1", "n2"]
+            .iter()
+            .map(|node| {
+                lab.node(node)
+                    .sh(&script)
+                    .trim()
+                    .parse::<u32>()
+                    .unwrap_or(99)
+            })
+            .sum();
+        if count == 1 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{count} copies of it");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

@@ -1,0 +1,97 @@
+//! The failpoints of a move, in its order, and who owns the job after a fault there.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use mig_tests::lab::Lab;
+
+use super::Fault;
+
+/// Where the job must be afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    Source,
+    Destination,
+}
+
+/// A failpoint.
+#[derive(Debug)]
+pub(crate) struct Point {
+    pub(crate) name: &'static str,
+    /// The node whose daemon passes it, in a move from n1 to n2.
+    pub(crate) node: &'static str,
+    pub(crate) owner: Owner,
+}
+
+const fn source(name: &'static str, owner: Owner) -> Point {
+    Point {
+        name,
+        node: "n1",
+        owner,
+    }
+}
+
+const fn destination(name: &'static str, owner: Owner) -> Point {
+    Point {
+        name,
+        node: "n2",
+        owner,
+    }
+}
+
+/// All of them.
+pub(crate) const POINTS: &[Point] = &[
+    source("source.offer", Owner::Source),
+    destination("destination.offer", Owner::Source),
+    destination("destination.reserved", Owner::Source),
+    source("source.prepared", Owner::Source),
+    source("source.frozen", Owner::Source),
+    source("source.image", Owner::Source),
+    destination("destination.image", Owner::Source),
+    source("source.bulk", Owner::Source),
+    destination("destination.bulk", Owner::Source),
+    destination("destination.built", Owner::Source),
+    source("source.built", Owner::Source),
+    source("source.held", Owner::Source),
+    source("source.committed", Owner::Destination),
+    source("source.told", Owner::Destination),
+    destination("destination.committed", Owner::Destination),
+    destination("destination.released", Owner::Destination),
+    source("source.released", Owner::Destination),
+];
+
+/// The file that the daemons of a lab read their failpoints from.
+const FILE: &str = "/run/mig/failpoints";
+
+impl Point {
+    /// A link is cut while the point stalls, longer than the daemons wait for each other.
+    pub(crate) fn arm(&self, lab: &Lab, fault: Fault) -> Result<()> {
+        let action = match fault {
+            Fault::Error => "error",
+            Fault::Kill => "kill",
+            Fault::Cut => "stall 1500",
+        };
+        let script = format!("rm -f {FILE}.*.hit; echo '{} {action}' > {FILE}", self.name);
+        drop(lab.node(self.node).sh(&script));
+        Ok(())
+    }
+
+    /// Waits until the move has come to the point.
+    pub(crate) fn wait_hit(&self, lab: &Lab) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let test = format!("{FILE}.{}.hit", self.name);
+        while !lab
+            .node(self.node)
+            .run(&["test", "-e", &test])
+            .status
+            .success()
+        {
+            ensure!(
+                Instant::now() < deadline,
+                "the move never came to {}",
+                self.name
+            );
+        }
+        Ok(())
+    }
+}

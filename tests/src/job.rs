@@ -1,0 +1,151 @@
+//! A workload as a job in a lab: started with `mig exec`, moved with `mig move`.
+
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::lab::{Lab, SHARED};
+use crate::workload::{Outcome, Running, Workload, build};
+
+/// `mig move --json`.
+#[derive(Debug, Clone, Deserialize)]
+#[expect(missing_docs, reason = "documented in docs/json.md")]
+pub struct MoveReport {
+    pub job: String,
+    pub from: String,
+    pub to: String,
+    pub mode: String,
+    pub pause_us: u64,
+    pub total_us: u64,
+    pub bytes_sent: u64,
+    pub phases: std::collections::BTreeMap<String, u64>,
+}
+
+/// A job whose `mig exec` runs on a node of a lab.
+#[derive(Debug)]
+pub struct Job<'a> {
+    lab: &'a Lab,
+    name: String,
+    home: String,
+    /// What it says.
+    pub running: Running,
+}
+
+impl<'a> Job<'a> {
+    /// Starts a workload as a job called `name` on `home`, and waits until it is ready.
+    ///
+    /// # Errors
+    /// It cannot be started, or fails before it is ready.
+    pub fn start(lab: &'a Lab, home: &str, name: &str, workload: &Workload) -> Result<Self> {
+        let dir = format!("{SHARED}/{name}");
+        ensure!(
+            lab.node(home).run(&["mkdir", "-p", &dir]).status.success(),
+            "making {dir}"
+        );
+        let argv = workload.argv(&build(workload)?, Path::new(&dir));
+        let job = Self::start_argv(lab, home, name, &argv)?;
+        job.running.wait_ready()?;
+        Ok(job)
+    }
+
+    /// Starts any program that speaks the workload protocol.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_argv(lab: &'a Lab, home: &str, name: &str, argv: &[String]) -> Result<Self> {
+        let running = Running::launch(argv, |argv| {
+            let mut command = lab
+                .node(home)
+                .command(&["mig", "exec", "--name", name, "--"]);
+            command
+                .args(argv)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped());
+            Ok(command.spawn()?)
+        })?;
+        Ok(Self {
+            lab,
+            name: name.to_owned(),
+            home: home.to_owned(),
+            running,
+        })
+    }
+
+    /// `mig move` to `node`, whatever comes of it.
+    #[must_use]
+    pub fn try_move(&self, node: &str) -> Output {
+        self.lab
+            .node(&self.home)
+            .mig(&["move", "--json", &self.name, node])
+    }
+
+    /// Moves it, and checks what the report says.
+    ///
+    /// # Errors
+    /// The job did not move; the message says why.
+    pub fn move_to(&self, node: &str) -> Result<MoveReport> {
+        let output = self.try_move(node);
+        if !output.status.success() {
+            bail!(
+                "mig move {} {node}: {}",
+                self.name,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        let report: MoveReport = serde_json::from_slice(&output.stdout)?;
+        ensure!(report.to == node, "it says that it went to {}", report.to);
+        ensure!(
+            report.pause_us > 0 && report.pause_us <= report.total_us,
+            "{report:?}"
+        );
+        Ok(report)
+    }
+
+    /// Moves it along `nodes`, and waits for `ticks` ticks at each stop.
+    ///
+    /// # Errors
+    /// A move failed, or the program found something amiss.
+    pub fn tour(&self, nodes: &[&str], ticks: u64) -> Result<Vec<MoveReport>> {
+        let mut reports = Vec::new();
+        for node in nodes {
+            let before = self.running.ticks();
+            reports.push(self.move_to(node)?);
+            let mut seen = self
+                .running
+                .wait_tick_after(before)
+                .with_context(|| format!("on {node}"))?;
+            for _ in 1..ticks {
+                seen = self
+                    .running
+                    .wait_tick_after(seen)
+                    .with_context(|| format!("on {node}"))?;
+            }
+        }
+        Ok(reports)
+    }
+
+    /// The node where the job is, as its home says.
+    ///
+    /// # Errors
+    /// There is no such job.
+    pub fn node(&self) -> Result<String> {
+        let output = self.lab.node(&self.home).mig(&["ps", "--all", "--json"]);
+        let jobs: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let job = jobs.iter().find(|job| job["name"] == self.name.as_str());
+        let node = job
+            .and_then(|job| job["node"].as_str())
+            .context("no such job in mig ps")?;
+        Ok(node.to_owned())
+    }
+
+    /// Ends it, and returns its verdict.
+    ///
+    /// # Errors
+    /// It does not end.
+    pub fn finish(self) -> Result<Outcome> {
+        self.running.finish()
+    }
+}
