@@ -2,8 +2,10 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::attach::AttachArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::exec::ExecArgs;
 use crate::commands::kill::KillArgs;
 use crate::commands::lab::LabArgs;
 use crate::commands::r#move::MoveArgs;
@@ -23,6 +25,8 @@ pub(crate) struct Cli {
 /// What `mig` can do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Exec(ExecArgs),
+    Attach(AttachArgs),
     Move(MoveArgs),
     Ps(PsArgs),
     Nodes(NodesArgs),

@@ -7,6 +7,7 @@ mod commands;
 mod demo;
 mod exit;
 mod lab;
+mod terminal;
 mod ui;
 
 use std::io;
@@ -30,6 +31,8 @@ fn main() -> ExitCode {
 
 fn run(command: &Command) -> Result<ExitCode> {
     let code = match command {
+        Command::Exec(args) => commands::exec::run(args)?,
+        Command::Attach(args) => commands::attach::run(args)?,
         Command::Move(args) => commands::r#move::run(args)?,
         Command::Ps(args) => commands::ps::run(args)?,
         Command::Nodes(args) => commands::nodes::run(args)?,

@@ -1,7 +1,9 @@
 //! One file per command: its arguments, its help, what it does.
 
+pub(crate) mod attach;
 pub(crate) mod demo;
 pub(crate) mod doctor;
+pub(crate) mod exec;
 pub(crate) mod kill;
 pub(crate) mod lab;
 pub(crate) mod r#move;

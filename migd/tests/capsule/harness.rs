@@ -23,34 +23,34 @@ use serde_bytes::ByteBuf;
 use tempfile::TempDir;
 
 /// What a test waits for at most.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A node: a folder of jobs.
-pub struct Node {
-    pub launcher: Launcher,
+pub(crate) struct Node {
+    pub(crate) launcher: Launcher,
     _folder: TempDir,
 }
 
 /// A job that was started, with the test as its `mig exec`.
-pub struct Job {
-    pub handle: Handle,
-    pub events: Subscription,
-    pub face: Option<Face>,
-    pub stdin: Option<PipeWriter>,
-    pub stdout: Option<PipeReader>,
-    pub id: JobId,
+pub(crate) struct Job {
+    pub(crate) handle: Handle,
+    pub(crate) events: Subscription,
+    pub(crate) face: Option<Face>,
+    pub(crate) stdin: Option<PipeWriter>,
+    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) id: JobId,
 }
 
 /// The test's end of an attach connection.
-pub struct Face {
-    pub socket: UnixStream,
+pub(crate) struct Face {
+    pub(crate) socket: UnixStream,
     decoder: Decoder,
     /// All terminal output so far.
-    pub output: Vec<u8>,
+    pub(crate) output: Vec<u8>,
 }
 
 impl Node {
-    pub fn new() -> Node {
+    pub(crate) fn new() -> Node {
         let folder = tempfile::tempdir().unwrap();
         Node {
             launcher: Launcher {
@@ -62,12 +62,12 @@ impl Node {
     }
 
     /// Starts `argv` with pipes for 0 and 1, or all on a terminal.
-    pub fn exec(&self, argv: &[&str], on_terminal: bool) -> Job {
+    pub(crate) fn exec(&self, argv: &[&str], on_terminal: bool) -> Job {
         self.start(request(argv, on_terminal))
     }
 
     /// Starts `argv` on a terminal that is not its own yet.
-    pub fn exec_in_background(&self, argv: &[&str]) -> Job {
+    pub(crate) fn exec_in_background(&self, argv: &[&str]) -> Job {
         let mut parts = request(argv, true);
         parts.0.terminal.as_mut().unwrap().foreground = false;
         self.start(parts)
@@ -97,7 +97,7 @@ impl Node {
 }
 
 /// An ID that no other test process uses: cgroups are shared by all.
-pub fn fresh_id() -> JobId {
+pub(crate) fn fresh_id() -> JobId {
     static COUNT: AtomicU64 = AtomicU64::new(1);
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("t{}-{number}", std::process::id()).parse().unwrap()
@@ -151,7 +151,7 @@ fn request(argv: &[&str], on_terminal: bool) -> Parts {
 }
 
 impl Face {
-    pub fn connect(path: PathBuf, role: Role) -> Face {
+    pub(crate) fn connect(path: PathBuf, role: Role) -> Face {
         let socket = UnixStream::connect(path).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut face = Face {
@@ -167,18 +167,18 @@ impl Face {
         face
     }
 
-    pub fn say(&mut self, message: &ToJob) {
+    pub(crate) fn say(&mut self, message: &ToJob) {
         let mut bytes = Vec::new();
         terminal::encode(message, &mut bytes);
         self.socket.write_all(&bytes).unwrap();
     }
 
-    pub fn type_in(&mut self, text: &str) {
+    pub(crate) fn type_in(&mut self, text: &str) {
         self.say(&ToJob::Input(text.into()));
     }
 
     /// The next message that is not output or credit.
-    pub fn next(&mut self) -> FromJob {
+    pub(crate) fn next(&mut self) -> FromJob {
         loop {
             match self.any() {
                 FromJob::Output(bytes) => self.output.extend(bytes),
@@ -189,7 +189,7 @@ impl Face {
     }
 
     /// Reads until the output contains `text`.
-    pub fn expect(&mut self, text: &str) {
+    pub(crate) fn expect(&mut self, text: &str) {
         let deadline = Instant::now() + PATIENCE;
         while !self.shown().contains(text) {
             assert!(
@@ -205,7 +205,7 @@ impl Face {
         }
     }
 
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         String::from_utf8_lossy(&self.output).into_owned()
     }
 
@@ -223,12 +223,12 @@ impl Face {
 }
 
 impl Job {
-    pub fn face(&mut self) -> &mut Face {
+    pub(crate) fn face(&mut self) -> &mut Face {
         self.face.as_mut().unwrap()
     }
 
     /// Reads standard output to its end.
-    pub fn read_out(&mut self) -> String {
+    pub(crate) fn read_out(&mut self) -> String {
         let mut text = String::new();
         self.stdout
             .take()
@@ -240,7 +240,7 @@ impl Job {
 
     /// The wait status word, as `mig exec` is told it; then the daemon collects it
     /// and everything must vanish.
-    pub fn end(mut self) -> i32 {
+    pub(crate) fn end(mut self) -> i32 {
         let status = match self.face().next() {
             FromJob::Exited(status) => status,
             other => panic!("{other:?} instead of the end"),
@@ -249,7 +249,7 @@ impl Job {
         status
     }
 
-    pub fn collect(mut self, status: i32) {
+    pub(crate) fn collect(mut self, status: i32) {
         while let Some(event) = self.events.next_event().unwrap() {
             if let Event::Exited(seen) = event {
                 assert_eq!(seen, status);
@@ -260,7 +260,7 @@ impl Job {
     }
 
     /// Collects, waits for the init's end, removes what is left.
-    pub fn finish(mut self) {
+    pub(crate) fn finish(mut self) {
         self.handle.collect().unwrap();
         self.face = None;
         while self.events.next_event().unwrap().is_some() {}
@@ -269,7 +269,7 @@ impl Job {
 }
 
 /// The init has closed its sockets; its cgroup is empty a moment later.
-pub fn remove(handle: Handle) {
+pub(crate) fn remove(handle: Handle) {
     let cgroup = handle.job_cgroup().unwrap();
     let deadline = Instant::now() + PATIENCE;
     let events = cgroup.parent().unwrap().join("init/cgroup.events");

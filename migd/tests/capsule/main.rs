@@ -1,4 +1,6 @@
 //! Capsules on the real kernel, with this test as their daemon. Needs root and cgroup v2.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on is to panic")]
+
 mod harness;
 mod home;

@@ -40,12 +40,12 @@ pub(super) struct Pending {
 #[derive(Debug)]
 enum Kind {
     /// The job may leave. `link` is what home goes on with.
-    Depart { link: Link },
+    Depart { link: Box<Link> },
     /// It may come. `mine` and `guest` are both sides of the exchange, settled: `mine`
     /// is unused where the job is a guest.
     Arrive {
-        mine: Link,
-        guest: Link,
+        mine: Box<Link>,
+        guest: Box<Link>,
         stopped: Option<i32>,
     },
 }
@@ -71,10 +71,7 @@ impl Init {
             "a move of the job is under way already"
         );
         ensure!(self.children.status().is_none(), "the job has ended");
-        ensure!(
-            self.starting.is_none() || self.children.main().is_some(),
-            "the job is being started"
-        );
+        ensure!(self.starting.is_none(), "the job is being started");
         let (mine, theirs) = match self.place {
             Place::Away => bail!("the job is not here"),
             Place::Home => self.prepare_home(originals, fds)?,
@@ -87,7 +84,9 @@ impl Init {
         };
         self.pending = Some(Pending {
             deferred: vec![],
-            kind: Kind::Depart { link: mine },
+            kind: Kind::Depart {
+                link: Box::new(mine),
+            },
         });
         Ok(postcard::to_stdvec(&blob)?)
     }
@@ -97,8 +96,8 @@ impl Init {
     fn prepare_home(&mut self, originals: [bool; 3], fds: Vec<OwnedFd>) -> Result<(Link, Link)> {
         self.drain_output();
         let mut fds = fds.into_iter();
-        for which in 0..3 {
-            if originals[which] {
+        for (which, there) in originals.into_iter().enumerate() {
+            if there {
                 let fd = fds.next().context("an original descriptor is missing")?;
                 ensure!(
                     pipes::pipe_id(&fd) == self.pipe_ids[which],
@@ -178,7 +177,7 @@ impl Init {
         }
         self.place = Place::Away;
         self.carrier = None;
-        self.link = link;
+        self.link = *link;
         self.link.set_epoch(epoch);
         for which in STDIO {
             self.pump_original(which);
@@ -224,8 +223,8 @@ impl Init {
             self.has_terminal = blob.has_terminal;
         }
         let kind = Kind::Arrive {
-            mine,
-            guest,
+            mine: Box::new(mine),
+            guest: Box::new(guest),
             stopped: blob.stopped,
         };
         self.pending = Some(Pending {
@@ -237,11 +236,7 @@ impl Init {
 
     /// The program's end of a stream.
     pub(super) fn stdio(&mut self, which: Stdio) -> Result<OwnedFd> {
-        let Some(Pending {
-            kind: Kind::Arrive { mine, guest, .. },
-            ..
-        }) = &self.pending
-        else {
+        let Some(Kind::Arrive { mine, guest, .. }) = self.pending.as_ref().map(|p| &p.kind) else {
             bail!("no job is arriving");
         };
         let stream = stream_of(which);
@@ -289,9 +284,6 @@ impl Init {
         };
         console.set_modes(modes)?;
         console.set_window(window)?;
-        console
-            .control()
-            .context("the terminal cannot be made ours")?;
         let fds = vec![console.slave()?, console.master()?];
         self.console = Some(console);
         Ok(fds)
@@ -340,13 +332,13 @@ impl Init {
         };
         self.children.set_stopped(stopped);
         if self.place == Place::Guest {
-            self.link = guest;
+            self.link = *guest;
             self.link.set_epoch(epoch);
             for which in STDIO {
                 self.disown_unused(which);
             }
         } else {
-            self.come_home(mine, guest);
+            self.come_home(*mine, *guest);
         }
         self.resume(pending.deferred);
         Ok(())

@@ -36,7 +36,7 @@ use nix::sys::{
     signal::{SigSet, SigmaskHow, Signal, sigprocmask},
     signalfd::{SfdFlags, SignalFd},
 };
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::{
     birth::{Order, Parts},
@@ -55,6 +55,11 @@ use orders::Ctl;
 
 /// Connections that have not said hello; more are turned away.
 const MAX_NEWCOMERS: usize = 16;
+/// How long a capsule's birth waits for its program's exec.
+const START_PATIENCE: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 /// Connections of the daemon; more are turned away.
 const MAX_CTLS: usize = 32;
 
@@ -178,7 +183,15 @@ impl Init {
         }
         let started = program::start(program, stdio, self.console.as_ref(), &self.job_cgroup)?;
         self.children.set_main(started.pid, started.pidfd);
-        self.starting = Some(started.failure);
+        // As a rule it runs within a millisecond, and can be moved at once. An exec
+        // that hangs (a dead file server) is waited for in the loop.
+        let mut set = [PollFd::new(&started.failure, PollFlags::IN)];
+        if poll(&mut set, Some(&START_PATIENCE)) == Ok(1) {
+            self.starting = Some(started.failure);
+            self.program_started();
+        } else {
+            self.starting = Some(started.failure);
+        }
         Ok(())
     }
 
@@ -259,7 +272,7 @@ impl Init {
     fn flush(&mut self) {
         self.ctls.retain_mut(|ctl| ctl.flush().is_ok());
         self.newcomers
-            .retain_mut(|face| face.flush().is_ok() && !(face.closing && !face.wants_write()));
+            .retain_mut(|face| face.flush().is_ok() && (!face.closing || face.wants_write()));
         if self.face.as_mut().is_some_and(|face| face.flush().is_err()) {
             self.lose_face();
         }

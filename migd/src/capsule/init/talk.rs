@@ -83,15 +83,15 @@ impl Init {
 
     fn welcome(&mut self, mut face: Face, role: Role, window: Option<Window>) {
         self.caller = None;
-        if role == Role::Attach {
-            face.show(self.ring.contents());
-            self.face = Some(face);
-            if let Some(window) = window {
-                self.heed(ToJob::Window(window));
-                self.heed(ToJob::Continue { foreground: true });
-            }
-        } else {
-            self.face = Some(face);
+        // What was written while no one looked; a short program has ended before
+        // its `mig exec` could connect.
+        face.show(self.ring.contents());
+        self.face = Some(face);
+        if role == Role::Attach
+            && let Some(window) = window
+        {
+            self.heed(ToJob::Window(window));
+            self.heed(ToJob::Continue { foreground: true });
         }
         let Some(face) = &mut self.face else { return };
         if let Some(failure) = &self.failure {
@@ -173,9 +173,7 @@ impl Init {
             Control::Continue { foreground } => self.continue_main(foreground),
             Control::Hangup => self.hang_up(),
             // Not commands: see `flow`.
-            Control::Broken(_) | Control::Stopped(_) | Control::Continued | Control::Exited(_) => {
-                ()
-            }
+            Control::Broken(_) | Control::Stopped(_) | Control::Continued | Control::Exited(_) => {}
         }
     }
 
