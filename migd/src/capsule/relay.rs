@@ -107,6 +107,9 @@ pub(crate) enum LinkError {
 pub(crate) struct Link {
     /// The move after which this side came to be.
     epoch: u64,
+    /// This side is where the job is: its epoch is the newest there is, and the
+    /// deputy's follows.
+    hosts: bool,
     /// Said and not yet acknowledged; the first has the number `acknowledged + 1`.
     log: VecDeque<Item>,
     acknowledged: u64,
@@ -191,9 +194,10 @@ impl Link {
         }
     }
 
-    /// The job has moved again.
-    pub(crate) fn set_epoch(&mut self, epoch: u64) {
+    /// The job has moved: here (`hosts`), or away from here.
+    pub(crate) fn set_epoch(&mut self, epoch: u64, hosts: bool) {
         self.epoch = epoch;
+        self.hosts = hosts;
     }
 
     /// A new carrier; what was on the way on an old one is said again.
@@ -390,12 +394,15 @@ impl Link {
                 Err(LinkError::Version(version))
             }
             Message::Hello { epoch, state, .. } => {
-                if epoch < self.epoch {
+                // A deputy learns of the job's later moves from whoever has it; a
+                // host that the job has left hears of it here.
+                if (epoch > self.epoch) == self.hosts && epoch != self.epoch {
                     return Err(LinkError::Stale {
                         theirs: epoch,
                         ours: self.epoch,
                     });
                 }
+                self.epoch = self.epoch.max(epoch);
                 self.acknowledge(&state)?;
                 if let Some(wire) = &mut self.wire {
                     wire.greeted = true;

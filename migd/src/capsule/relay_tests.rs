@@ -149,7 +149,7 @@ fn a_link_goes_on_where_it_was_written_down() {
     second.say(Control::Stopped(20));
     let bytes = postcard::to_stdvec(&second).unwrap();
     let mut third: Link = postcard::from_bytes(&bytes).unwrap();
-    third.set_epoch(2);
+    third.set_epoch(2, true);
     settle(&mut home, &mut third).unwrap();
     assert_eq!(third.arrived(Stream::In), b"one two");
     assert_eq!(home.arrived(Stream::Out), b"output");

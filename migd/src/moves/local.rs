@@ -142,6 +142,8 @@ impl Local {
         self.group
             .kill()
             .and_then(|()| self.group.wait_empty())
+            // Empty, but for the next who comes here: a husk could not be told anything.
+            .and_then(|()| self.group.thaw())
             .map_err(|error| host(&self.job, "its copy cannot be ended", &error))
     }
 }

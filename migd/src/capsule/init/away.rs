@@ -178,7 +178,7 @@ impl Init {
         self.place = Place::Away;
         self.carrier = None;
         self.link = *link;
-        self.link.set_epoch(epoch);
+        self.link.set_epoch(epoch, false);
         for which in STDIO {
             self.pump_original(which);
         }
@@ -215,6 +215,7 @@ impl Init {
         );
         ensure!(self.place != Place::Home, "the job is here");
         ensure!(self.children.status().is_none(), "the job has ended");
+        self.children.forget_ends();
         let blob: Blob = postcard::from_bytes(blob).context("the blob cannot be decoded")?;
         let (mut mine, mut guest) = (self.link.clone(), blob.link);
         if self.place == Place::Away {
@@ -284,6 +285,9 @@ impl Init {
         };
         console.set_modes(modes)?;
         console.set_window(window)?;
+        console
+            .control()
+            .context("the terminal cannot be made ours")?;
         let fds = vec![console.slave()?, console.master()?];
         self.console = Some(console);
         Ok(fds)
@@ -333,7 +337,7 @@ impl Init {
         self.children.set_stopped(stopped);
         if self.place == Place::Guest {
             self.link = *guest;
-            self.link.set_epoch(epoch);
+            self.link.set_epoch(epoch, true);
             for which in STDIO {
                 self.disown_unused(which);
             }

@@ -74,6 +74,12 @@ impl Children {
         end.map(|(_, status)| *status)
     }
 
+    /// The job comes here, perhaps not for the first time: its process IDs
+    /// have been those of the copy that was killed when it left.
+    pub(super) fn forget_ends(&mut self) {
+        self.ended.clear();
+    }
+
     /// Whether any process is left. Orphans come to pid 1, so without a child there is none.
     pub(super) fn any(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;

@@ -183,9 +183,11 @@ impl Init {
 
     /// Makes an empty process that a restore fills.
     fn zygote(&mut self, pid: i32, daemon: &OwnedFd) -> Result<(Reply, Vec<OwnedFd>)> {
+        // Not cloned into the job's cgroup: once cgroup.kill has been used there, as
+        // it is when the job leaves, Linux 6.14 and later kill what CLONE_INTO_CGROUP
+        // brings from another cgroup (its kill_seq differs). The restore moves it in.
         let options = CloneOptions {
             pid: Some(pid),
-            cgroup: Some(self.job_cgroup.as_fd()),
             ..CloneOptions::default()
         };
         match clone::fork(&options).with_context(|| format!("pid {pid} cannot be made"))? {
