@@ -21,6 +21,20 @@ tours! {
     sleeping_calls: "sleep-";
     waiting_calls: "wait-";
     the_smallest: "spin";
+    heaps: "heap-";
+    areas: "areas-";
+    shared_memory: "shared-";
+    threads: "threads-";
+    clocks: "clocks";
+    identity: "identity-";
+    signals: "signals-";
+    timers: "timers-";
+    trees: "tree-";
+    files: "files-";
+    pipes: "pipes-";
+    events: "events-";
+    terminals: "ptys-";
+    stress: "stress-";
 }
 
 #[test]
