@@ -138,14 +138,28 @@ impl Local {
         Ok(())
     }
 
+    /// A guest's init that has been told that the job is gone ends, its namespace with
+    /// it, and the cgroup may be removed before we come to it.
     fn end_processes(&self) -> Result<(), Failure> {
-        self.group
+        let ended = self
+            .group
             .kill()
             .and_then(|()| self.group.wait_empty())
             // Empty, but for the next who comes here: a husk could not be told anything.
-            .and_then(|()| self.group.thaw())
-            .map_err(|error| host(&self.job, "its copy cannot be ended", &error))
+            .and_then(|()| self.group.thaw());
+        match ended {
+            Err(error) if !is_gone(&error) => {
+                Err(host(&self.job, "its copy cannot be ended", &error))
+            }
+            _ => Ok(()),
+        }
     }
+}
+
+/// The cgroup has been removed: NotFound for its folder, ENODEV for a file in it that is open.
+fn is_gone(error: &std::io::Error) -> bool {
+    const ENODEV: i32 = 19;
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(ENODEV)
 }
 
 /// The capsule's init does not answer.
