@@ -5,7 +5,12 @@
 
 mod common;
 
-use std::{collections::BTreeMap, convert::Infallible, io, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io, thread,
+    time::{Duration, Instant},
+};
 
 use common::{Victim, until};
 use libmig::{
@@ -81,10 +86,14 @@ fn a_captured_program_notices_nothing() {
         "epoll_wait",
         "sigtimedwait",
     ] {
+        let before = Instant::now();
         let victim = Victim::start_below_init("steady", &[how]);
         settled(victim.init(), how);
+        let asleep = Instant::now();
         thread::sleep(Duration::from_millis(100));
+        let at_least = asleep.elapsed();
         let mut frozen = freeze(victim.init()).unwrap();
+        let at_most = before.elapsed();
         let captured = capture(&mut frozen);
         let mut pages = Pages::default();
         frozen.send_memory(&captured, &mut pages).unwrap();
@@ -102,9 +111,10 @@ fn a_captured_program_notices_nothing() {
                 assert_eq!(registers[reg::RAX].cast_signed(), -514);
                 assert_eq!(sleep.number, registers[reg::ORIG_RAX]);
                 let elapsed = Duration::from_millis(700) - Duration::from_nanos(sleep.remaining_ns);
+                let slack = Duration::from_millis(5);
                 assert!(
-                    elapsed >= Duration::from_millis(95) && elapsed < Duration::from_millis(400),
-                    "{how}: {elapsed:?}"
+                    elapsed + slack >= at_least && elapsed <= at_most + slack,
+                    "{how}: {elapsed:?}, not {at_least:?} to {at_most:?}"
                 );
             }
             _ => {
@@ -504,4 +514,43 @@ fn same(first: &Process, second: &Process) {
     }
     assert_eq!(first.actions, second.actions);
     assert!(first.memory == second.memory && first.pending == second.pending);
+}
+
+/// A sleep that was stopped is restart_syscall(2) from then on: the second
+/// capture must know what it is and how much is left all the same.
+#[test]
+fn a_sleep_is_known_however_often_it_is_captured() {
+    for how in ["nanosleep", "poll"] {
+        let before = Instant::now();
+        let victim = Victim::start_below_init("steady", &[how]);
+        settled(victim.init(), how);
+        let mut last = None;
+        for _ in 0..4 {
+            let asleep = Instant::now();
+            thread::sleep(Duration::from_millis(50));
+            settled(victim.init(), how);
+            let mut frozen = freeze(victim.init()).unwrap();
+            let (at_least, at_most) = (asleep.elapsed(), before.elapsed());
+            let captured = capture(&mut frozen);
+            frozen.thaw();
+            let thread = live(&captured.image.processes[0]).threads[0].clone();
+            let sleep = thread.sleep.unwrap();
+            assert_eq!(sleep.number, thread.registers[reg::ORIG_RAX], "{how}");
+            assert_ne!(sleep.number, libc::SYS_restart_syscall.cast_unsigned());
+            let left = Duration::from_nanos(sleep.remaining_ns);
+            let slack = Duration::from_millis(5);
+            assert!(
+                left + at_most + slack >= Duration::from_millis(700),
+                "{how}: {left:?}"
+            );
+            if let Some(last) = last {
+                assert!(
+                    left + at_least <= last + slack,
+                    "{how}: {left:?} after {last:?}"
+                );
+            }
+            last = Some(left);
+        }
+        victim.assert_unharmed();
+    }
 }

@@ -19,7 +19,7 @@ use crate::{
     sys::{
         HostPid,
         ptrace::{
-            self, Event, Options, PtraceError, RseqConfiguration, SignalState, Stopped, Waited,
+            self, Event, Options, PtraceError, RseqConfiguration, SignalState, Stopped, Waited, reg,
         },
         sched::{self, Shared},
     },
@@ -29,6 +29,8 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long before it is asked why.
 const HURRY: Duration = Duration::from_millis(20);
+/// Code segment of 64-bit programs; anything else is 32-bit code or an LDT.
+const USER_CS: u64 = 0x33;
 
 /// A tree whose threads are all in ptrace stops. Dropped, it runs on as if nothing had been.
 #[derive(Debug)]
@@ -133,7 +135,7 @@ struct Gathering {
     /// Attached, not yet seen to stop.
     seized: BTreeSet<HostPid>,
     stopped: BTreeMap<HostPid, (Stopped, Option<i32>)>,
-    /// Ended while we looked.
+    /// Ended while we looked, or had before.
     dead: BTreeSet<HostPid>,
 }
 
@@ -194,7 +196,8 @@ impl Gathering {
                     Ok(true)
                 }
                 Ok(status) if status.tracer != 0 => Err(obstacle(traced(pid, status.tracer))),
-                _ if is_zombie(thread) => Ok(false),
+                // Children that it had are the init's now: worth another look.
+                _ if is_zombie(thread) => Ok(self.dead.insert(thread)),
                 Err(gone) if is_gone(&gone) => Ok(true),
                 _ => Err(error.into()),
             },
@@ -204,7 +207,7 @@ impl Gathering {
     /// Waits until a thread is in the stop that we asked for.
     fn settle(&mut self, thread: HostPid) -> Result<(), CaptureError> {
         loop {
-            let (stopped, event) = match self.wait(thread)? {
+            let (mut stopped, event) = match self.wait(thread)? {
                 Waited::Stopped(stopped, event) => (stopped, event),
                 Waited::Exited(_) => {
                     self.seized.remove(&thread);
@@ -212,6 +215,7 @@ impl Gathering {
                     return Ok(());
                 }
             };
+            stopped.detach_on_drop();
             match event {
                 Event::Stop | Event::GroupStop(_) => {
                     let signal = if let Event::GroupStop(signal) = event {
@@ -227,7 +231,6 @@ impl Gathering {
                 Event::Signal(signal) => _ = stopped.cont(signal)?,
                 Event::Fork(child) | Event::Clone(child) => {
                     self.seized.insert(child);
-                    self.settle_child_later(child);
                     stopped.cont(0)?;
                 }
                 Event::Vfork(child) => {
@@ -239,11 +242,6 @@ impl Gathering {
                 _ => _ = stopped.cont(0)?,
             }
         }
-    }
-
-    /// A newborn is in `seized` now; the loop in [`Self::complete`] comes to it.
-    fn settle_child_later(&mut self, child: HostPid) {
-        self.dead.remove(&child);
     }
 
     fn wait(&self, thread: HostPid) -> Result<Waited, CaptureError> {
@@ -304,7 +302,7 @@ impl Gathering {
                 return Err(obstacle(changing(pid)));
             };
             group_stop = group_stop.or(signal);
-            threads.push(settle_state(stopped)?);
+            threads.push(settle_state(stopped, pid)?);
         }
         if threads
             .first()
@@ -336,7 +334,7 @@ impl Gathering {
 
 /// From here on the thread is guarded, and what the stop itself did to it is
 /// made good: an aborted restartable sequence, an EINTR that nobody asked for.
-fn settle_state(mut stopped: Stopped) -> Result<FrozenThread, CaptureError> {
+fn settle_state(mut stopped: Stopped, pid: Pid) -> Result<FrozenThread, CaptureError> {
     let thread = stopped.thread();
     let status = process::status(thread).map_err(CaptureError::proc(thread, "status"))?;
     let [pending, shared, _, _, caught] = status.signals;
@@ -344,19 +342,23 @@ fn settle_state(mut stopped: Stopped) -> Result<FrozenThread, CaptureError> {
         caught,
         pending: pending | shared,
     })?;
+    let tid = status.own_id().unwrap_or(thread.raw());
+    if status.seccomp != 0 {
+        // Not one injected call could be made, nor would the filters travel.
+        return Err(obstacle(sandboxed(pid, tid)));
+    }
     let rseq = stopped.rseq()?;
     let registers = stopped.registers()?;
+    if registers[reg::CS] != USER_CS {
+        return Err(obstacle(not_64_bit(pid, tid)));
+    }
     let amended = interrupted::amended(&registers, || {
         interrupted::rseq_abort(thread, &rseq, &registers)
     });
     if amended != registers {
         stopped.amend_registers(&amended)?;
     }
-    Ok(FrozenThread {
-        stopped,
-        tid: status.own_id().unwrap_or(thread.raw()),
-        rseq,
-    })
+    Ok(FrozenThread { stopped, tid, rseq })
 }
 
 fn is_zombie(pid: HostPid) -> bool {
@@ -446,6 +448,26 @@ fn traced(pid: HostPid, tracer: i32) -> Obstacle {
         object: format!("process {own}"),
         reason: format!("it is traced by process {tracer} (a debugger, or strace)"),
         remedy: "end the tracer, then move".to_owned(),
+        transient: false,
+    }
+}
+
+fn not_64_bit(pid: Pid, tid: Pid) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("thread {tid}"),
+        reason: "it runs in a code segment of its own (32-bit code, or modify_ldt)".to_owned(),
+        remedy: "use a 64-bit build of the program".to_owned(),
+        transient: false,
+    }
+}
+
+fn sandboxed(pid: Pid, tid: Pid) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("thread {tid}"),
+        reason: "it has a seccomp filter".to_owned(),
+        remedy: "start the program without its sandbox".to_owned(),
         transient: false,
     }
 }

@@ -60,11 +60,14 @@ pub(super) fn amended(
 }
 
 /// The registers for another kernel: a restart block stays behind, and the
-/// call that it belongs to is made again.
-pub(super) fn portable(registers: &Registers) -> Registers {
+/// call that it belongs to, `number` if that is known, is made again.
+pub(super) fn portable(registers: &Registers, number: Option<i64>) -> Registers {
     let mut portable = *registers;
     if has_restart_block(registers) {
         portable[reg::RAX] = (-ERESTARTNOHAND).cast_unsigned();
+        if let Some(number) = number {
+            portable[reg::ORIG_RAX] = number.cast_unsigned();
+        }
     }
     portable
 }
@@ -135,7 +138,9 @@ mod tests {
     fn restart_blocks_do_not_travel() {
         let sleeping = stopped_in(libc::SYS_nanosleep, -516);
         assert!(has_restart_block(&sleeping));
-        assert_eq!(portable(&sleeping)[reg::RAX].cast_signed(), -514);
+        assert_eq!(portable(&sleeping, None)[reg::RAX].cast_signed(), -514);
+        let again = stopped_in(libc::SYS_restart_syscall, -516);
+        assert_eq!(portable(&again, Some(35))[reg::ORIG_RAX], 35);
         assert_eq!(amended(&sleeping, || None), sleeping);
     }
 }

@@ -66,7 +66,9 @@ impl Frozen {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut shared = SharedRegistry::new();
-        let mut processes = self.capture_processes(&mut shared)?;
+        let capsule = self.capsule()?;
+        let now_ns = u64::try_from(capsule.clocks.monotonic_ns).unwrap_or(0);
+        let mut processes = self.capture_processes(&mut shared, now_ns)?;
         let pidfds = self.pidfds()?;
         let sources: Vec<LiveSource<'_>> = pidfds
             .iter()
@@ -88,7 +90,7 @@ impl Frozen {
             live.descriptors = table;
         }
         let image = JobImage {
-            capsule: self.capsule()?,
+            capsule,
             processes,
             files: tables.files,
             pipes: tables.pipes,
@@ -101,6 +103,7 @@ impl Frozen {
     fn capture_processes(
         &mut self,
         shared: &mut SharedRegistry,
+        now_ns: u64,
     ) -> Result<Vec<Process>, CaptureError> {
         let tids = self
             .processes
@@ -112,6 +115,7 @@ impl Frozen {
             sleeps: &self.sleeps,
             shared,
             node_cpus: thread::node_cpus(),
+            now_ns,
             tids,
         };
         self.processes

@@ -9,7 +9,8 @@ use std::{
 use super::{
     CaptureError, SharedRegistry,
     freeze::{FrozenProcess, obstacle},
-    memory, query, sleep,
+    memory, query,
+    sleep::{self, Interrupted},
     thread::{self, Outside},
 };
 use crate::{
@@ -18,10 +19,15 @@ use crate::{
         FilePath, FsContext, INIT, Layout, LiveProcess, Pid, PosixTimer, Process, ProcessKind,
     },
     inspect::{
+        maps,
         process::{self, Stat},
         timers,
     },
-    sys::{HostPid, process_vm, sched},
+    sys::{
+        HostPid, process_vm,
+        remote::ledger::{self, Note},
+        sched,
+    },
 };
 
 /// What the images of all processes of a tree have in common.
@@ -29,6 +35,8 @@ pub(super) struct Context<'a> {
     pub(super) sleeps: &'a sleep::Samples,
     pub(super) shared: &'a mut SharedRegistry,
     pub(super) node_cpus: Vec<u32>,
+    /// CLOCK_MONOTONIC of the job.
+    pub(super) now_ns: u64,
     /// Every thread of the tree, to translate the targets of timers.
     pub(super) tids: BTreeMap<HostPid, Pid>,
 }
@@ -87,13 +95,15 @@ fn live(
 
     let layout = layout(host, stat, answers.brk)?;
     let memory = memory::capture(frozen.pid, host, layout, answers.membarrier, context.shared)?;
+    let calls = interrupted_calls(frozen, context)?;
     let threads = frozen
         .threads
         .iter()
         .zip(outside)
         .zip(&of_threads)
-        .map(|((thread, outside), answers)| {
-            thread::capture(thread, outside, answers, context.sleeps, &context.node_cpus)
+        .zip(calls)
+        .map(|(((thread, outside), answers), call)| {
+            thread::capture(thread, outside, answers, call, &context.node_cpus)
         })
         .collect::<Result<_, _>>()?;
     let timers =
@@ -133,6 +143,45 @@ fn live(
         personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
         threads,
     })
+}
+
+/// The calls with restart blocks that the threads were in. Relative sleeps are
+/// noted in the process, in case that it stays and is captured again.
+fn interrupted_calls(
+    frozen: &FrozenProcess,
+    context: &Context<'_>,
+) -> Result<Vec<Option<Interrupted>>, CaptureError> {
+    let host = frozen.host;
+    let place = maps::ledger_place(host).map_err(CaptureError::proc(host, "maps"))?;
+    let known = place.map_or_else(Vec::new, |place| ledger::read(host, place));
+    let mut calls = Vec::new();
+    let mut notes = Vec::new();
+    for frozen in &frozen.threads {
+        let thread = frozen.stopped.thread();
+        let registers = frozen.stopped.registers()?;
+        let sample = context.sleeps.get(&thread).copied().unwrap_or_default();
+        let call = sleep::interrupted(
+            thread,
+            frozen.tid,
+            &registers,
+            sample,
+            &known,
+            context.now_ns,
+        );
+        if let Some(sleep) = call.and_then(|call| call.sleep) {
+            let number = u32::try_from(sleep.number).unwrap_or(0);
+            let deadline_ns = context.now_ns.saturating_add(sleep.remaining_ns);
+            notes.push(Note::new(frozen.tid, number, deadline_ns, &registers));
+        }
+        calls.push(call);
+    }
+    if let Some(place) = place
+        && let Err(error) = ledger::write(host, place, &notes)
+    {
+        // A second capture would take these sleeps for new ones: no reason to refuse this one.
+        tracing::debug!(process = %host, %error, "cannot note the deadlines of sleeps");
+    }
+    Ok(calls)
 }
 
 fn layout(host: HostPid, stat: &Stat, brk: u64) -> Result<Layout, CaptureError> {
@@ -193,5 +242,6 @@ fn number(host: HostPid, name: &'static str) -> Result<i32, CaptureError> {
 pub(super) fn vdso_code(host: HostPid, start: u64, end: u64) -> Result<Vec<u8>, CaptureError> {
     let mut code = vec![0; usize::try_from(end - start).unwrap_or(0)];
     process_vm::read_exact(host, start, &mut code).map_err(CaptureError::proc(host, "the vDSO"))?;
+    ledger::erase(&mut code);
     Ok(code)
 }

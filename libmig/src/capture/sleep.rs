@@ -1,44 +1,85 @@
-//! Relative sleeps: how much of them was left. The kernel keeps the deadline
-//! where nobody can read it; what was asked for is in the registers, and
-//! when the thread went to sleep the scheduler says.
+//! Sleeps that the freeze interrupted: how much of them was left. The kernel
+//! keeps the deadline where nobody can read it. What was asked for is in the
+//! registers; when the thread went to sleep, the scheduler says; and a sleep
+//! that was stopped once already is in the process's [`ledger`].
 
 use std::collections::BTreeMap;
 
 use super::interrupted::has_restart_block;
 use crate::{
-    image::{InterruptedSleep, Registers},
+    image::{InterruptedSleep, Pid, Registers},
     inspect::process,
-    sys::{HostPid, process_vm, ptrace::reg},
+    sys::{HostPid, process_vm, ptrace::reg, remote::ledger::Note},
 };
 
-/// Nanoseconds that each sleeping thread had been asleep, just before the freeze.
-pub(super) type Samples = BTreeMap<HostPid, u64>;
+/// What was seen of the sleeping threads just before the freeze: being
+/// stopped is to run.
+pub(super) type Samples = BTreeMap<HostPid, Sample>;
 
-/// Looks at the threads that sleep in a call with a relative timeout. Costs
-/// some 30 us for each, none for the others.
+/// A thread that is blocked in a call with a timeout.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sample {
+    /// Nanoseconds since it last ran.
+    slept_ns: Option<u64>,
+    /// For restart_syscall(2): the call that it stands for.
+    number: Option<i64>,
+}
+
+/// Looks at the threads that sleep with a timeout: some 30 us for each, little
+/// for the others.
 pub(super) fn sample(processes: &[HostPid]) -> Samples {
     let threads = processes
         .iter()
         .flat_map(|pid| process::threads(*pid).unwrap_or_default());
     threads
-        .filter(|thread| sleeps_relatively(*thread))
-        .filter_map(|thread| {
-            let slept_since = process::last_ran_ns(thread)?;
-            Some((
-                thread,
-                process::scheduler_now_ns()?.saturating_sub(slept_since),
-            ))
-        })
+        .filter_map(|thread| Some((thread, sample_one(thread)?)))
         .collect()
 }
 
-/// `/proc/TID/syscall` of a blocked thread begins with the call's number.
-fn sleeps_relatively(thread: HostPid) -> bool {
-    let Ok(text) = process::small_file(thread, "syscall") else {
-        return false;
+fn sample_one(thread: HostPid) -> Option<Sample> {
+    // "35 0x7ffc.. 0x0 ...": number and arguments of a blocked thread's call.
+    let text = process::small_file(thread, "syscall").ok()?;
+    let mut words = text.split(' ');
+    let number = words.next()?.parse().ok()?;
+    let arguments: Vec<u64> = words
+        .map_while(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
+        .collect();
+    let slept = || {
+        let since = process::last_ran_ns(thread)?;
+        Some(process::scheduler_now_ns()?.saturating_sub(since))
     };
-    let number = text.split(' ').next().and_then(|word| word.parse().ok());
-    number.is_some_and(|number| request_of(number).is_some())
+    match number {
+        libc::SYS_restart_syscall => Some(Sample {
+            slept_ns: None,
+            number: restarted_call(thread, *arguments.first()?),
+        }),
+        libc::SYS_futex if !is_plain_wait(*arguments.get(1)?) => None,
+        number if request_of(number).is_some() => Some(Sample {
+            slept_ns: slept(),
+            number: None,
+        }),
+        _ => None,
+    }
+}
+
+/// Which call a restarted one is: the kernel function that it waits in tells.
+fn restarted_call(thread: HostPid, first_argument: u64) -> Option<i64> {
+    /// Clock numbers are small; nanosleep's first argument is an address.
+    const CLOCKS: u64 = 64;
+    let wchan = process::small_file(thread, "wchan").ok()?;
+    if wchan.contains("futex") {
+        Some(libc::SYS_futex)
+    } else if wchan.contains("poll") {
+        Some(libc::SYS_poll)
+    } else if wchan.contains("nanosleep") || wchan.contains("nsleep") {
+        Some(if first_argument < CLOCKS {
+            libc::SYS_clock_nanosleep
+        } else {
+            libc::SYS_nanosleep
+        })
+    } else {
+        None
+    }
 }
 
 /// Where a call keeps its relative timeout.
@@ -70,22 +111,64 @@ fn request_of(number: i64) -> Option<Request> {
     }
 }
 
-/// The sleep that a stopped thread was in; `None` when it was in none, or in
-/// one with an absolute deadline, which needs no help.
+/// A call with a restart block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Interrupted {
+    /// The call that the program made; in the registers it may be
+    /// restart_syscall, which means nothing to another kernel.
+    pub(super) number: i64,
+    /// Its remaining time; `None` for an absolute deadline, which needs no help.
+    pub(super) sleep: Option<InterruptedSleep>,
+}
+
+/// The call that a stopped thread was in, if it has a restart block. `notes`
+/// are those of its process, `now_ns` is the job's CLOCK_MONOTONIC.
 pub(super) fn interrupted(
     thread: HostPid,
+    tid: Pid,
     registers: &Registers,
-    samples: &Samples,
-) -> Option<InterruptedSleep> {
+    sample: Sample,
+    notes: &[Note],
+    now_ns: u64,
+) -> Option<Interrupted> {
     if !has_restart_block(registers) {
         return None;
     }
-    let number = registers[reg::ORIG_RAX];
-    let request = request_of(number.cast_signed())?;
-    if number.cast_signed() == libc::SYS_futex && !is_plain_futex_wait(registers) {
-        return None;
+    if let Some(note) = notes.iter().find(|note| note.concerns(tid, registers)) {
+        let remaining_ns = note.deadline_ns.saturating_sub(now_ns);
+        let sleep = Some(InterruptedSleep {
+            number: note.number.into(),
+            remaining_ns,
+        });
+        return Some(Interrupted {
+            number: note.number.into(),
+            sleep,
+        });
     }
-    let asked = match request {
+    let number = match registers[reg::ORIG_RAX].cast_signed() {
+        libc::SYS_restart_syscall => sample.number?,
+        number => number,
+    };
+    let absolute = number == libc::SYS_futex && !is_plain_wait(registers[reg::RSI]);
+    let sleep = if absolute {
+        None
+    } else {
+        relative(thread, number, registers, sample.slept_ns)
+    };
+    Some(Interrupted { number, sleep })
+}
+
+fn relative(
+    thread: HostPid,
+    number: i64,
+    registers: &Registers,
+    slept_ns: Option<u64>,
+) -> Option<InterruptedSleep> {
+    let sleep = |remaining_ns| InterruptedSleep {
+        number: number.cast_unsigned(),
+        remaining_ns,
+    };
+    let asked = match request_of(number)? {
         Request::Timespec { asked, left } => {
             // The kernel has written what is left, to the nanosecond. It may
             // be the same buffer: sleep(3) passes one for both.
@@ -93,36 +176,26 @@ pub(super) fn interrupted(
                 .map(|left| registers[left])
                 .filter(|address| *address != 0)
             {
-                let remaining_ns = timespec(thread, address)?;
-                return Some(InterruptedSleep {
-                    number,
-                    remaining_ns,
-                });
+                return timespec(thread, address).map(sleep);
             }
             timespec(thread, registers[asked])?
         }
         Request::Milliseconds => {
             // poll takes an int; a negative one has no end and no restart block.
             let [a, b, c, d, ..] = registers[reg::RDX].to_le_bytes();
-            let milliseconds = u64::try_from(i32::from_le_bytes([a, b, c, d])).ok()?;
-            milliseconds.saturating_mul(1_000_000)
+            u64::try_from(i32::from_le_bytes([a, b, c, d]))
+                .ok()?
+                .saturating_mul(1_000_000)
         }
     };
-    let slept = samples
-        .get(&thread)
-        .copied()
-        .filter(|slept| *slept <= asked)
-        .unwrap_or(0);
-    Some(InterruptedSleep {
-        number,
-        remaining_ns: asked - slept,
-    })
+    let slept = slept_ns.filter(|slept| *slept <= asked).unwrap_or(0);
+    Some(sleep(asked - slept))
 }
 
 /// FUTEX_WAIT takes a relative timeout, FUTEX_WAIT_BITSET an absolute one.
-fn is_plain_futex_wait(registers: &Registers) -> bool {
+fn is_plain_wait(operation: u64) -> bool {
     const COMMAND: u64 = 0x7f;
-    registers[reg::RSI] & COMMAND == 0
+    operation & COMMAND == 0
 }
 
 fn timespec(thread: HostPid, address: u64) -> Option<u64> {
@@ -130,4 +203,57 @@ fn timespec(thread: HostPid, address: u64) -> Option<u64> {
     process_vm::read_exact(thread, address, words.as_flattened_mut()).ok()?;
     let [seconds, nanoseconds] = words.map(u64::from_le_bytes);
     seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: HostPid = HostPid::new(0);
+
+    fn restarted() -> Registers {
+        let mut registers = [9; 27];
+        registers[reg::ORIG_RAX] = libc::SYS_restart_syscall.cast_unsigned();
+        registers[reg::RAX] = (-516i64).cast_unsigned();
+        registers
+    }
+
+    #[test]
+    fn a_note_knows_the_deadline_of_a_restarted_sleep() {
+        let registers = restarted();
+        let notes = [Note::new(5, 35, 1000, &registers)];
+        let found = interrupted(HERE, 5, &registers, Sample::default(), &notes, 400).unwrap();
+        assert_eq!(found.number, 35);
+        assert_eq!(
+            found.sleep,
+            Some(InterruptedSleep {
+                number: 35,
+                remaining_ns: 600
+            })
+        );
+        let late = interrupted(HERE, 5, &registers, Sample::default(), &notes, 4000).unwrap();
+        assert_eq!(late.sleep.unwrap().remaining_ns, 0);
+        assert_eq!(
+            interrupted(HERE, 6, &registers, Sample::default(), &notes, 400),
+            None
+        );
+    }
+
+    #[test]
+    fn an_absolute_wait_is_just_made_again() {
+        let mut registers = restarted();
+        registers[reg::RSI] = 9 | 128; // FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG
+        let sample = Sample {
+            slept_ns: None,
+            number: Some(libc::SYS_futex),
+        };
+        let found = interrupted(HERE, 5, &registers, sample, &[], 0).unwrap();
+        assert_eq!(
+            found,
+            Interrupted {
+                number: libc::SYS_futex,
+                sleep: None
+            }
+        );
+    }
 }

@@ -30,7 +30,7 @@ pub(super) fn capture(
     frozen: &FrozenThread,
     outside: Outside,
     answers: &ThreadAnswers,
-    sleeps: &sleep::Samples,
+    call: Option<sleep::Interrupted>,
     node_cpus: &[u32],
 ) -> Result<Thread, CaptureError> {
     let thread = frozen.stopped.thread();
@@ -40,7 +40,7 @@ pub(super) fn capture(
     Ok(Thread {
         tid: frozen.tid,
         comm: process::comm(thread).map_err(failed("comm"))?,
-        registers: interrupted::portable(&registers),
+        registers: interrupted::portable(&registers, call.map(|call| call.number)),
         xstate: split(&frozen.stopped.xstate()?),
         sigmask: outside.sigmask,
         pending: outside.pending,
@@ -52,7 +52,7 @@ pub(super) fn capture(
             length: rseq.length,
             signature: rseq.signature,
         }),
-        sleep: sleep::interrupted(thread, &registers, sleeps),
+        sleep: call.and_then(|call| call.sleep),
         scheduling: sched::scheduling(thread).map_err(failed("the scheduling"))?,
         affinity: affinity(thread, node_cpus).map_err(failed("the affinity"))?,
         credentials: credentials(thread, answers.securebits)?,

@@ -7,7 +7,7 @@ use std::{fs, io};
 
 use crate::sys::{
     HostPid, process_vm,
-    remote::{Foothold, Injector, Site, foothold::PADDING_LEN},
+    remote::{Foothold, Injector, Site, foothold::PADDING_LEN, ledger::LEDGER_LEN},
 };
 
 /// First byte past user space with 47-bit addresses.
@@ -178,6 +178,19 @@ fn hole_at_distance(areas: &[Area], len: u64, distance: u64) -> Option<u64> {
 /// As [`injection_site`].
 pub fn foothold(pid: HostPid) -> io::Result<Foothold> {
     find_foothold(pid, &read(pid)?)
+}
+
+/// Where the [ledger](crate::sys::remote::ledger) of a process is or can be;
+/// `None` without a vDSO that has room for it.
+///
+/// # Errors
+/// When the process is gone.
+pub fn ledger_place(pid: HostPid) -> io::Result<Option<u64>> {
+    let areas = read(pid)?;
+    Ok(match find_foothold(pid, &areas) {
+        Ok(Foothold::Padding(at)) => Some(at - LEDGER_LEN as u64),
+        _ => None,
+    })
 }
 
 fn find_foothold(pid: HostPid, areas: &[Area]) -> io::Result<Foothold> {

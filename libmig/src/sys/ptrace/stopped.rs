@@ -114,6 +114,11 @@ impl Stopped {
         self.thread
     }
 
+    /// A source thread of which nothing has been touched: dropping detaches it.
+    pub fn detach_on_drop(&mut self) {
+        self.on_drop = OnDrop::Detach;
+    }
+
     /// Makes it a source thread: from now on, dropping puts back the registers
     /// and the mask of this moment, and detaches.
     ///

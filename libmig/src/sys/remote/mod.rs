@@ -18,6 +18,7 @@ mod batch;
 mod code;
 pub mod foothold;
 mod injector;
+pub mod ledger;
 mod plan;
 mod results;
 
