@@ -8,10 +8,16 @@
 use std::{
     ffi::CStr,
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
+    time::{Duration, Instant},
 };
 
 use rustix::fs::MemfdFlags;
+
+use crate::sys::HostPid;
 
 /// The number under which the zygote holds a pidfd of the daemon. It cannot
 /// open one itself: the daemon is not in its pid namespace.
@@ -72,6 +78,28 @@ pub fn exec(daemon: BorrowedFd<'_>) -> io::Error {
         Ok(never) => match never {},
         Err(error) => error,
     }
+}
+
+/// Waits until a process that is on its way into [`exec`] has arrived: stopped
+/// before, it would be told what to do in the middle of another program.
+///
+/// # Errors
+/// NotFound when it has ended, TimedOut when it does not arrive.
+pub(super) fn wait_for_exec(zygote: HostPid, patience: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + patience;
+    let link = format!("/proc/{zygote}/exe");
+    // The kernel shows a memfd as "/memfd:NAME (deleted)".
+    while !std::fs::read_link(&link)?
+        .as_os_str()
+        .as_bytes()
+        .starts_with(b"/memfd:mig-husk")
+    {
+        if Instant::now() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    Ok(())
 }
 
 fn try_exec(daemon: BorrowedFd<'_>) -> io::Result<std::convert::Infallible> {

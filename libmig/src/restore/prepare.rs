@@ -13,6 +13,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     cgroup::JobGroup,
     error::{RestoreError, host, trace},
+    husk,
     pin::Pin,
     remains::Remains,
     task::Task,
@@ -84,6 +85,7 @@ pub fn prepare(capsule: &CapsuleRef) -> Result<Prepared, RestoreError> {
     group
         .adopt(capsule.zygote)
         .map_err(host("move the zygote into the cgroup of its job"))?;
+    husk::wait_for_exec(capsule.zygote, PATIENCE).map_err(host("wait for the zygote"))?;
     ptrace::seize(capsule.zygote, options()).map_err(trace(ids.pid, "prepared"))?;
     let remains = Remains::new(group.clone(), capsule.zygote);
     ptrace::interrupt(capsule.zygote).map_err(trace(ids.pid, "prepared"))?;
