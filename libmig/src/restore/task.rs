@@ -73,9 +73,8 @@ impl Task {
     /// Dies by a signal of its default action.
     pub(super) fn die(&mut self, signal: i32) -> Result<(), RestoreError> {
         let failed = || trace(self.id, "ended by a signal");
-        let number = Signal::try_from(signal).ok();
         self.stopped.set_sigmask(0).map_err(failed())?;
-        nix::sys::signal::kill(self.host().into(), number)
+        crate::sys::signal::send(self.host(), signal)
             .map_err(super::error::host(format!("signal pid {}", self.id)))?;
         // The stop before delivery first; SIGKILL has none.
         loop {

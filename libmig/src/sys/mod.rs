@@ -13,6 +13,7 @@ pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
 pub mod sched;
+pub mod signal;
 pub mod tty;
 pub mod tty_queue;
 

@@ -287,10 +287,11 @@ impl Stopped {
 
     /// Sends to the process a signal that a stop of ours swallowed, once more.
     pub(in crate::sys) fn send_again(&self, signal: i32) -> Result<(), PtraceError> {
-        let signal = nix::sys::signal::Signal::try_from(signal)
-            .map_err(|errno| request::error("signal", self.thread, errno))?;
-        nix::sys::signal::kill(self.thread.into(), signal)
-            .map_err(|errno| request::error("signal", self.thread, errno))
+        crate::sys::signal::send(self.thread, signal).map_err(|source| PtraceError::Refused {
+            request: "signal",
+            thread: self.thread,
+            source,
+        })
     }
 
     /// Lets it run and stays attached; [`super::wait`] says when it stops again.
