@@ -73,7 +73,19 @@ impl Node {
         self.start(parts)
     }
 
+    /// The job inherits this process's signal mask, read from its first thread; and that
+    /// one may still be in pthread_create, which blocks all signals.
+    fn wait_for_plain_mask() {
+        let deadline = Instant::now() + PATIENCE;
+        let plain = |status: String| status.contains("SigBlk:\t0000000000000000");
+        while !plain(std::fs::read_to_string("/proc/self/status").unwrap()) {
+            assert!(Instant::now() < deadline, "signals are blocked");
+            std::thread::yield_now();
+        }
+    }
+
     fn start(&self, (request, fds, stdin, stdout): Parts) -> Job {
+        Node::wait_for_plain_mask();
         let id = fresh_id();
         let me = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
         let peer = Peer {

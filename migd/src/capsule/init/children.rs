@@ -4,7 +4,10 @@
 use std::{collections::VecDeque, io::Read, os::fd::OwnedFd};
 
 use libmig::api::terminal::FromJob;
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::getpgid,
+};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -95,8 +98,12 @@ impl Children {
 
     /// Sends a signal to the main program's process group.
     pub(super) fn signal_group(&self, signal: Signal) {
-        if let Some((pid, _)) = &self.main {
-            tell(-pid, signal);
+        let Some((pid, _)) = self.main else { return };
+        let group = getpgid(Some(nix::unistd::Pid::from_raw(pid)));
+        match group.map(nix::unistd::Pid::as_raw) {
+            Ok(group) if group > 1 => tell(-group, signal),
+            // Our own group, or none: it alone is meant.
+            _ => tell(pid, signal),
         }
     }
 }

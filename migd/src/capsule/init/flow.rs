@@ -182,6 +182,11 @@ impl Init {
 
     /// All that the job has written so far leaves its terminal, and away from home its pipes.
     pub(super) fn drain_output(&mut self) {
+        if self.place == Place::Away {
+            let bytes = self.link.arrived(Stream::Terminal).to_vec();
+            self.link.consume(Stream::Terminal, bytes.len());
+            self.show(&bytes);
+        }
         while let Some(console) = &self.console
             && let Ok(bytes) = console.read(ALL)
             && !bytes.is_empty()
