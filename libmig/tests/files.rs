@@ -329,18 +329,25 @@ fn packets_stay_packets_and_a_closed_end_stays_closed() {
     assert_eq!([read(), read(), read()], [3, 5, 0]);
 }
 
+fn fifo(path: &std::path::Path) {
+    let kind = rustix::fs::FileType::Fifo;
+    let mode = Mode::RUSR | Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, path, kind, mode, 0).unwrap();
+}
+
+/// Reads what waits in the last description but `back` of the image.
+fn waiting_in(image: &JobImage, opened: &Opened, back: usize) -> Vec<u8> {
+    let file = u32::try_from(image.files.len() - 1 - back).unwrap();
+    let mut buffer = [0; 100];
+    let count = rustix::io::read(opened.file(file).unwrap(), &mut buffer).unwrap();
+    buffer[..count].to_vec()
+}
+
 #[test]
 fn a_fifo_is_opened_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("fifo");
-    rustix::fs::mknodat(
-        rustix::fs::CWD,
-        &path,
-        rustix::fs::FileType::Fifo,
-        Mode::RUSR | Mode::WUSR,
-        0,
-    )
-    .unwrap();
+    fifo(&path);
     let both = file(&path, OFlags::RDWR);
     let writer = file(&path, OFlags::WRONLY);
     rustix::io::write(&writer, b"queued").unwrap();
@@ -350,12 +357,58 @@ fn a_fifo_is_opened_by_its_name() {
     drop((both, writer));
     let image = image(&tables);
     let opened = reopen(&image);
-    let end = opened
+    assert_eq!(waiting_in(&image, &opened, 1), b"queued");
+}
+
+#[test]
+fn a_fifo_that_both_nodes_share_is_not_filled_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    fifo(&path);
+    let both = file(&path, OFlags::RDWR | OFlags::NONBLOCK);
+    rustix::io::write(&both, b"queued").unwrap();
+    let holder = Holder::new(&[&both]);
+    let mut image = image(&holder.capture());
+    let opened = reopen(&image);
+    assert_eq!(waiting_in(&image, &opened, 0), b"queued");
+    let again = rustix::io::read(&both, &mut [0; 100]);
+    assert_eq!(again, Err(rustix::io::Errno::AGAIN), "there is more of it");
+
+    // The FIFO of another machine has nothing to do with what waits in this one.
+    rustix::io::write(&both, b"a stranger's").unwrap();
+    let described = image.pipes.iter_mut().find_map(|pipe| pipe.fifo.as_mut());
+    described.unwrap().boot = "another".to_owned();
+    let root = rustix::fs::open("/", OFlags::PATH, Mode::empty()).unwrap();
+    let refused = open(&image, root.as_fd(), &mut NoHost, &|_| None).unwrap_err();
+    assert!(refused.to_string().contains("uses this FIFO"), "{refused}");
+}
+
+#[test]
+fn a_fifo_outlives_its_name() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("fifo");
+    fifo(&path);
+    let both = file(&path, OFlags::RDWR);
+    rustix::fs::fchmod(&both, Mode::from_raw_mode(0o620)).unwrap();
+    let reader = file(&path, OFlags::RDONLY | OFlags::NONBLOCK);
+    rustix::io::write(&both, b"queued").unwrap();
+    std::fs::remove_file(&path).unwrap();
+    let holder = Holder::new(&[&both, &reader]);
+    let image = image(&holder.capture());
+    let opened = reopen(&image);
+    let left = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(left, 0, "a name stays behind");
+    let first = opened
         .file(u32::try_from(image.files.len() - 2).unwrap())
         .unwrap();
-    let mut buffer = [0; 20];
-    let count = rustix::io::read(end, &mut buffer).unwrap();
-    assert_eq!(&buffer[..count], b"queued");
+    let stat = rustix::fs::fstat(first).unwrap();
+    assert_eq!((stat.st_mode, stat.st_nlink), (libc::S_IFIFO | 0o620, 0));
+    assert_eq!(waiting_in(&image, &opened, 0), b"queued");
+    rustix::io::write(first, b"more").unwrap();
+    assert_eq!(waiting_in(&image, &opened, 0), b"more", "two pipes of one");
+    let mut own = [0; 100];
+    let count = rustix::io::read(&reader, &mut own).unwrap();
+    assert_eq!(&own[..count], b"queued", "the source was changed");
 }
 
 #[test]

@@ -165,7 +165,7 @@ pub struct EpollEntry {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pipe {
     /// The name, for a FIFO.
-    pub fifo: Option<FilePath>,
+    pub fifo: Option<Fifo>,
     /// F_GETPIPE_SZ in bytes.
     pub capacity: u32,
     /// Bytes written and not yet read; one entry per packet when `packets`.
@@ -175,6 +175,22 @@ pub struct Pipe {
     /// Owner, group and mode of a pipe without a name: whoever opens
     /// `/dev/stdin` again is judged by them.
     pub owner: (u32, u32, u32),
+}
+
+/// What a FIFO has beyond a pipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fifo {
+    /// Its name, or the last that it had.
+    pub file: FilePath,
+    /// It has no name any more.
+    pub unlinked: bool,
+    /// The source's /proc/sys/kernel/random/boot_id. A node that runs on the
+    /// same kernel and finds the same inode finds the very same pipe in it.
+    pub boot: String,
+    /// st_dev at the source.
+    pub device: u64,
+    /// st_ino.
+    pub inode: u64,
 }
 
 /// A pseudo-terminal.

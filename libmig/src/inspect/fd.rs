@@ -65,7 +65,7 @@ pub enum Kind {
     Device,
     /// pipe(2).
     Pipe,
-    /// A FIFO with a name.
+    /// A FIFO, whose name may be gone.
     Fifo,
     /// A standard stream towards home.
     Stdio(Stdio),
@@ -160,7 +160,6 @@ impl Seen {
             FileType::Socket => Err(refusal::socket()),
             _ if self.opaque() => self.named_kind(),
             FileType::Fifo if self.link.starts_with(b"pipe:[") => Ok(Kind::Pipe),
-            FileType::Fifo if self.deleted() => Err(refusal::deleted("FIFO")),
             FileType::Fifo => Ok(Kind::Fifo),
             FileType::CharacterDevice => self.device_kind(devpts),
             FileType::BlockDevice => Err(refusal::device(&self.name())),
@@ -208,7 +207,9 @@ impl Seen {
             .is_ok_and(|there| there.st_dev == self.stat.st_dev && there.st_ino == self.stat.st_ino)
     }
 
-    fn deleted(&self) -> bool {
+    /// Whether no name leads to it any more.
+    #[must_use]
+    pub fn deleted(&self) -> bool {
         self.stat.st_nlink == 0
     }
 

@@ -13,8 +13,9 @@ use super::{
     table::{Found, Table},
 };
 use crate::{
-    image::Pipe,
+    image::{Fifo, FilePath, Pipe},
     inspect::{
+        boot,
         fd::Kind,
         files::other_end_closed,
         refusal::{self, Refusal},
@@ -47,12 +48,34 @@ pub(super) fn capture(table: &Table, found: &Found) -> Result<Pipe, FilesError> 
         .iter()
         .any(|end| end.access() != libc::O_RDONLY && end.seen.info.flags & libc::O_DIRECT != 0);
     Ok(Pipe {
-        fifo: (found.kind == Kind::Fifo).then(|| object::path(&found.seen)),
+        fifo: fifo(found)?,
         capacity: u32::try_from(capacity).unwrap_or(u32::MAX),
         packets: contents.packets || direct,
         contents: contents.pieces,
         owner: (stat.st_uid, stat.st_gid, stat.st_mode & 0o7777),
     })
+}
+
+fn fifo(found: &Found) -> Result<Option<Fifo>, FilesError> {
+    if found.kind != Kind::Fifo {
+        return Ok(None);
+    }
+    let seen = &found.seen;
+    let file = object::path(seen);
+    let boot = boot::id().map_err(found.host("the ID of this boot"))?;
+    Ok(Some(Fifo {
+        file: match seen.deleted() {
+            true => FilePath {
+                path: seen.path_before_unlink().to_vec(),
+                ..file
+            },
+            false => file,
+        },
+        unlinked: seen.deleted(),
+        boot,
+        device: seen.stat.st_dev,
+        inode: seen.stat.st_ino,
+    }))
 }
 
 #[derive(Default)]

@@ -147,7 +147,11 @@ impl Table {
         let kind = seen
             .kind(stdio, devpts)
             .map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
-        let named = matches!(kind, Kind::Named | Kind::Fifo);
+        let named = match kind {
+            Kind::Named => true,
+            Kind::Fifo => !seen.deleted(),
+            _ => false,
+        };
         if named && !self.leads_here(process, &seen) {
             let refusal = refusal::misnamed(&seen.name());
             return Err(FilesError::refused(pid, number, &refusal));

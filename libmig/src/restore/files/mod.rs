@@ -5,10 +5,12 @@
 //! ([`place`]), and shares them with whoever else fetches them.
 
 mod error;
+mod fifo;
 mod object;
 mod pipe;
 mod place;
 mod terminal;
+mod timer;
 
 pub use error::FilesError;
 pub use place::{place, take_terminal};
@@ -24,12 +26,8 @@ use std::{
 };
 
 use super::RestoreHost;
-use crate::{
-    image::{
-        Clocks, EpollEntry, FileId, FileObject, JobImage, OpenFile, Pid, ProcessKind, SharedId,
-        TimerFile,
-    },
-    sys::descriptor,
+use crate::image::{
+    Clocks, EpollEntry, FileId, FileObject, JobImage, OpenFile, Pid, ProcessKind, SharedId,
 };
 
 /// Every open file description of a tree, made and filled, in this process.
@@ -126,48 +124,13 @@ impl Opened {
     /// What timerfd_settime(2) says.
     pub fn set_timers(&self, image: &JobImage, now: &Clocks) -> io::Result<()> {
         for (opened, description) in self.files.iter().zip(&image.files) {
-            if let FileObject::Timer(timer) = description.object {
-                let passed = passed(timer.clock, &image.capsule.clocks, now);
-                set_timer(opened, &timer, passed)?;
+            if let FileObject::Timer(state) = description.object {
+                let passed = timer::passed(state.clock, &image.capsule.clocks, now);
+                timer::set(opened, &state, passed)?;
             }
         }
         Ok(())
     }
-}
-
-/// Nanoseconds that a clock of the job has advanced.
-fn passed(clock: i32, then: &Clocks, now: &Clocks) -> u64 {
-    let difference = match clock {
-        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => now.realtime_ns - then.realtime_ns,
-        libc::CLOCK_MONOTONIC => now.monotonic_ns - then.monotonic_ns,
-        _ => now.boottime_ns - then.boottime_ns,
-    };
-    u64::try_from(difference).unwrap_or(0)
-}
-
-/// Arms a timer as it was armed `passed` ns ago. An absolute one stays
-/// absolute, so that it follows when the clock is set.
-pub(super) fn set_timer(fd: &OwnedFd, timer: &TimerFile, passed: u64) -> io::Result<()> {
-    let mut value = timer.remaining_ns;
-    if value != 0 {
-        value = value.saturating_sub(passed).max(1);
-        if timer.settime_flags & libc::TFD_TIMER_ABSTIME != 0 {
-            value = value.saturating_add(clock_now(timer.clock)?);
-        }
-    }
-    descriptor::set_timerfd(fd, timer.settime_flags, value, timer.interval_ns)?;
-    if timer.ticks != 0 {
-        descriptor::set_timerfd_ticks(fd, timer.ticks)?;
-    }
-    Ok(())
-}
-
-/// The clock as this process reads it: absolute times are its own.
-fn clock_now(clock: i32) -> io::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::from_raw(clock))?;
-    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
-    let rest = u64::try_from(now.tv_nsec()).unwrap_or(0);
-    Ok(seconds.saturating_mul(1_000_000_000).saturating_add(rest))
 }
 
 /// Every process with its table, by capsule ID.

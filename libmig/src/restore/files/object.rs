@@ -17,7 +17,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{FilesError, pipe::Pipes, set_timer, terminal::Terminals};
+use super::{FilesError, pipe::Pipes, terminal::Terminals, timer};
 use crate::{
     image::{FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, Stdio, UnlinkedFile},
     restore::RestoreHost,
@@ -248,9 +248,9 @@ impl<'a> Objects<'a> {
 fn counter(object: &FileObject) -> Result<OwnedFd, FilesError> {
     match object {
         FileObject::Event { count, semaphore } => event(*count, *semaphore),
-        FileObject::Timer(timer) => {
-            let made = descriptor::timerfd(timer.clock).map_err(FilesError::make("a timer"))?;
-            set_timer(&made, timer, 0).map_err(FilesError::make("a timer"))?;
+        FileObject::Timer(state) => {
+            let made = descriptor::timerfd(state.clock).map_err(FilesError::make("a timer"))?;
+            timer::set(&made, state, 0).map_err(FilesError::make("a timer"))?;
             Ok(made)
         }
         FileObject::Signal { mask } => {

@@ -1,4 +1,4 @@
-//! Pipes and FIFOs, filled.
+//! Pipes, filled; [`super::fifo`] makes those that are FIFOs.
 
 use std::{
     cell::RefCell,
@@ -7,14 +7,14 @@ use std::{
 };
 
 use rustix::{
-    fs::{Gid, Mode, OFlags, Uid},
+    fs::{Gid, Mode, Uid},
     io::Errno,
     pipe::PipeFlags,
 };
 
 use super::{
-    FilesError,
-    object::{find, flags, reopen},
+    FilesError, fifo,
+    object::{flags, reopen},
 };
 use crate::{
     image::{JobImage, OpenFile, Pipe, PipeId},
@@ -30,7 +30,7 @@ pub(super) struct Pipes {
     ends: Vec<Ends>,
 }
 
-struct Ends {
+pub(super) struct Ends {
     reader: OwnedFd,
     _writer: OwnedFd,
     /// The ends of pipe(2) itself, for the first description that is like them.
@@ -41,10 +41,8 @@ impl Pipes {
     pub(super) fn make(image: &JobImage, root: BorrowedFd<'_>) -> Result<Self, FilesError> {
         let ends = image.pipes.iter().map(|pipe| match &pipe.fifo {
             None => anonymous(pipe),
-            Some(path) => {
-                let place = find(root, path)?;
-                named(pipe, &place, &path.path)
-            }
+            Some(fifo) if fifo.unlinked => fifo::nameless(pipe, fifo, root),
+            Some(fifo) => fifo::named(pipe, fifo, root),
         });
         let ends = ends.collect::<Result<_, _>>()?;
         Ok(Self { ends })
@@ -70,6 +68,17 @@ impl Pipes {
     }
 }
 
+impl Ends {
+    /// Of a FIFO, all of whose descriptions are opened from these.
+    pub(super) fn named(reader: OwnedFd, writer: OwnedFd) -> Self {
+        Self {
+            reader,
+            _writer: writer,
+            fresh: RefCell::default(),
+        }
+    }
+}
+
 fn anonymous(pipe: &Pipe) -> Result<Ends, FilesError> {
     let made = || FilesError::make::<Errno>("a pipe");
     let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(made())?;
@@ -90,23 +99,7 @@ fn anonymous(pipe: &Pipe) -> Result<Ends, FilesError> {
     })
 }
 
-fn named(pipe: &Pipe, place: &OwnedFd, path: &[u8]) -> Result<Ends, FilesError> {
-    let both = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let made = || FilesError::make::<Errno>(String::from_utf8_lossy(path));
-    let base = reopen(place, both).map_err(made())?;
-    if rustix::io::ioctl_fionread(&base).map_err(made())? != 0 {
-        return Err(FilesError::differs(path, "somebody here uses this FIFO"));
-    }
-    fill(pipe, &base)?;
-    let writer = reopen(place, both).map_err(made())?;
-    Ok(Ends {
-        reader: base,
-        _writer: writer,
-        fresh: RefCell::default(),
-    })
-}
-
-fn fill(pipe: &Pipe, writer: &OwnedFd) -> Result<(), FilesError> {
+pub(super) fn fill(pipe: &Pipe, writer: &OwnedFd) -> Result<(), FilesError> {
     let made = || FilesError::make("the contents of a pipe");
     let total: usize = pipe.contents.iter().map(|piece| piece.len()).sum();
     enlarge(writer.as_fd(), pipe.capacity as usize, total)?;
