@@ -67,6 +67,13 @@ impl MoveError {
         move |source| Self::There { doing, source }
     }
 
+    /// What was being done.
+    pub(super) const fn doing(&self) -> &'static str {
+        match self {
+            Self::Here { doing, .. } | Self::There { doing, .. } => doing,
+        }
+    }
+
     /// What the other end is told.
     #[must_use]
     pub fn refusal(&self) -> Refusal {

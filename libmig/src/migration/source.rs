@@ -8,7 +8,7 @@ use std::{
 use super::{SourceJob, failpoint, handover::Commit, job::MoveError};
 use crate::{
     api::Phase,
-    transfer::{Connection, Message, Offer},
+    transfer::{Connection, Message, Offer, TransferError},
 };
 
 /// How a departure ended.
@@ -80,7 +80,10 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
     fn offer(mut self) -> Result<Prepared<'a, J, S>, MoveError> {
         match self.negotiate() {
             Ok(latency) => Ok(Prepared { at: self, latency }),
-            Err(error) => Err(self.abort(error)),
+            Err(error) => {
+                let error = self.explained(error);
+                Err(self.abort(error))
+            }
         }
     }
 
@@ -107,6 +110,15 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
     fn enter(&mut self, phase: Phase) {
         self.clock.enter(phase);
         self.job.entered(phase);
+    }
+
+    /// A destination that gives up closes the connection: what it said before
+    /// tells more than the broken pipe.
+    fn explained(&mut self, error: MoveError) -> MoveError {
+        match self.connection.last_words() {
+            Some(refusal) => MoveError::there(error.doing())(TransferError::Refused(refusal)),
+            None => error,
+        }
     }
 
     fn abort(mut self, error: MoveError) -> MoveError {
@@ -172,6 +184,7 @@ impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
             }),
             Err(error) => {
                 self.at.job.thaw();
+                let error = self.at.explained(error);
                 Err(self.at.abort(error))
             }
         }

@@ -88,7 +88,22 @@ impl World {
     }
 }
 
-struct Source(Arc<Mutex<World>>, Option<JobImage>);
+struct Source {
+    world: Arc<Mutex<World>>,
+    image: Option<JobImage>,
+    /// Bulk is sent only when the destination has gone, if there is this.
+    gone: Option<mpsc::Receiver<()>>,
+}
+
+impl Source {
+    fn new(world: &Arc<Mutex<World>>) -> Self {
+        Self {
+            world: Arc::clone(world),
+            image: None,
+            gone: None,
+        }
+    }
+}
 
 impl SourceJob for Source {
     fn entered(&mut self, _: crate::api::Phase) {}
@@ -116,7 +131,7 @@ impl SourceJob for Source {
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {
-        self.0.lock().unwrap().source_runs = false;
+        self.world.lock().unwrap().source_runs = false;
         Ok(())
     }
 
@@ -126,7 +141,7 @@ impl SourceJob for Source {
             domainname: String::new(),
             clocks: Clocks::default(),
         };
-        self.1 = Some(JobImage {
+        self.image = Some(JobImage {
             capsule,
             processes: Vec::new(),
             files: Vec::new(),
@@ -138,10 +153,15 @@ impl SourceJob for Source {
     }
 
     fn image(&self) -> Result<&JobImage, JobError> {
-        self.1.as_ref().ok_or_else(|| "nothing was captured".into())
+        self.image
+            .as_ref()
+            .ok_or_else(|| "nothing was captured".into())
     }
 
     fn send_bulk(&mut self, sink: &mut dyn BulkSink) -> Result<(), JobError> {
+        if let Some(gone) = &self.gone {
+            gone.recv()?;
+        }
         for page in 0..3 {
             let address = page * 4096;
             sink.bulk(BulkTarget::Memory { pid: 2, address }, &[7; 64])?;
@@ -154,19 +174,19 @@ impl SourceJob for Source {
     }
 
     fn thaw(&mut self) {
-        let mut world = self.0.lock().unwrap();
+        let mut world = self.world.lock().unwrap();
         assert!(!world.given_up, "a job that was given up must not run here");
         world.source_runs = true;
         world.check();
     }
 
     fn commit(&mut self, _: u64) -> Result<(), JobError> {
-        self.0.lock().unwrap().given_up = true;
+        self.world.lock().unwrap().given_up = true;
         Ok(())
     }
 
     fn reap(&mut self, _: u64) {
-        assert!(self.0.lock().unwrap().destination_runs);
+        assert!(self.world.lock().unwrap().destination_runs);
     }
 }
 
@@ -174,6 +194,7 @@ impl SourceJob for Source {
 struct Destination {
     world: Arc<Mutex<World>>,
     bytes: usize,
+    refuses: bool,
     built: bool,
     discarded: bool,
 }
@@ -185,6 +206,9 @@ impl DestinationJob for Destination {
 
     fn build(&mut self, state: &[u8], _: JobImage) -> Result<(), JobError> {
         assert_eq!(state, b"state");
+        if self.refuses {
+            return Err("it does not fit".into());
+        }
         Ok(())
     }
 
@@ -228,7 +252,7 @@ fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>,
         let arrival = receive(&mut destination, far);
         (arrival, destination.discarded)
     });
-    let departure = Offered::new(&mut Source(Arc::clone(&world), None), near).run();
+    let departure = Offered::new(&mut Source::new(&world), near).run();
     let (arrival, discarded) = other_end.join().expect("the destination must not panic");
     (departure, arrival, world, discarded)
 }
@@ -280,4 +304,40 @@ fn a_link_that_breaks_anywhere_leaves_exactly_one_owner() {
         seen.iter().all(|&n| n > 0),
         "every outcome must have been reached: {seen:?}"
     );
+}
+
+#[test]
+fn a_destination_that_gives_up_while_it_is_sent_to_is_heard() {
+    let world = Arc::new(Mutex::new(World {
+        source_runs: true,
+        ..World::default()
+    }));
+    let (near, far) = link(usize::MAX, usize::MAX);
+    let mut destination = Destination {
+        refuses: true,
+        ..Destination::default()
+    };
+    let (tell, gone) = mpsc::channel();
+    let other_end = thread::spawn(move || {
+        let arrival = receive(&mut destination, far);
+        tell.send(()).unwrap();
+        arrival
+    });
+    let mut source = Source::new(&world);
+    source.gone = Some(gone);
+    let departure = Offered::new(&mut source, near).run();
+    let arrival = other_end.join().unwrap();
+    assert!(matches!(arrival, Arrival::Discarded(_)));
+    let Departure::Stayed(MoveError::There {
+        source: crate::transfer::TransferError::Refused(refusal),
+        ..
+    }) = departure
+    else {
+        panic!("{departure:?}");
+    };
+    assert!(
+        format!("{refusal}").contains("it does not fit"),
+        "{refusal}"
+    );
+    assert!(world.lock().unwrap().source_runs);
 }

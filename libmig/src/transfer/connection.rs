@@ -89,6 +89,8 @@ pub struct Connection<S> {
     buffer: Vec<u8>,
     sent: u64,
     bulk: u64,
+    /// A write has failed because nobody reads any more.
+    closed: bool,
 }
 
 impl<S: Read + Write> Connection<S> {
@@ -99,6 +101,7 @@ impl<S: Read + Write> Connection<S> {
             buffer: Vec::new(),
             sent: 0,
             bulk: 0,
+            closed: false,
         }
     }
 
@@ -122,7 +125,8 @@ impl<S: Read + Write> Connection<S> {
     /// # Errors
     /// What the stream says.
     pub fn send(&mut self, message: &Message) -> Result<(), TransferError> {
-        self.sent += wire::write_message(&mut self.stream, message, false)?;
+        let written = wire::write_message(&mut self.stream, message, false);
+        self.sent += written.map_err(|error| self.note(error))?;
         self.flush()
     }
 
@@ -131,7 +135,8 @@ impl<S: Read + Write> Connection<S> {
     /// # Errors
     /// What the stream says, or an image above [`wire::limits::IMAGE`].
     pub fn send_image(&mut self, image: &JobImage) -> Result<(), TransferError> {
-        self.sent += wire::write_message(&mut self.stream, image, true)?;
+        let written = wire::write_message(&mut self.stream, image, true);
+        self.sent += written.map_err(|error| self.note(error))?;
         Ok(())
     }
 
@@ -175,18 +180,41 @@ impl<S: Read + Write> Connection<S> {
     }
 
     fn flush(&mut self) -> Result<(), TransferError> {
-        self.stream
-            .flush()
-            .map_err(|error| FrameError::Connection(error).into())
+        let flushed = self.stream.flush().map_err(FrameError::Connection);
+        flushed.map_err(|error| self.note(error).into())
+    }
+
+    /// Why the other side has stopped to read, if a write has failed because of
+    /// that and it said so: the refusal of a node that gives up while it is being
+    /// sent to waits behind the error. Never blocks on a connection that works.
+    pub fn last_words(&mut self) -> Option<Refusal> {
+        if !self.closed {
+            return None;
+        }
+        match self.receive() {
+            Ok(Incoming::Message(Message::Refused(refusal))) => Some(refusal),
+            _ => None,
+        }
+    }
+
+    fn note(&mut self, error: FrameError) -> FrameError {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        if let FrameError::Connection(error) = &error {
+            let kind = error.kind();
+            self.closed |= matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset);
+        }
+        error
     }
 }
 
 impl<S: Read + Write> BulkSink for Connection<S> {
     fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> std::io::Result<()> {
         let written =
-            wire::write_bulk(&mut self.stream, target, bytes).map_err(|error| match error {
-                FrameError::Connection(error) => error,
-                other => std::io::Error::other(other),
+            wire::write_bulk(&mut self.stream, target, bytes).map_err(|error| {
+                match self.note(error) {
+                    FrameError::Connection(error) => error,
+                    other => std::io::Error::other(other),
+                }
             })?;
         self.sent += written;
         self.bulk += bytes.len() as u64;
