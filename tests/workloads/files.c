@@ -6,6 +6,7 @@
  * --mode unlinked: files without a name, with holes, opened more than once; O_TMPFILE
  * --mode directory: readdir half-way, and a directory as such
  * --mode devices: null zero full random urandom (tty is in ptys.c)
+ * --mode proc: files of /proc: whose they are, and a text read half-way
  * --mode owner: SIGIO with F_SETSIG and an owner
  */
 #include "workload.h"
@@ -279,6 +280,43 @@ static void owner(void)
 	}
 }
 
+static size_t read_all(int fd, char *text, size_t size)
+{
+	size_t done = 0;
+	ssize_t n;
+	while ((n = read(fd, text + done, size - 1 - done)) > 0)
+		done += (size_t)n;
+	CHECK(!n, "read of a file of /proc: %s", strerror(errno));
+	text[done] = 0;
+	return done;
+}
+
+static void views(void)
+{
+	enum { HALF = 100 };
+	static char text[1 << 16], half[HALF];
+	int status = MUST(open("/proc/self/stat", O_RDONLY)), memory = MUST(open("/proc/meminfo", O_RDONLY));
+	int maps = MUST(open("/proc/thread-self/maps", O_RDONLY | O_CLOEXEC));
+	bool more = true;
+	wl_ready();
+	while (more) {
+		MUST(lseek(maps, 0, SEEK_SET));
+		CHECK(read(maps, half, HALF) == HALF, "the start of maps");
+		more = wl_tick();
+		if (wl_sabotage("offset"))
+			lseek(maps, 1, SEEK_CUR);
+		want_offset(maps, HALF);
+		read_all(maps, text, sizeof text);
+		CHECK(strstr(text, "[stack]"), "the rest of maps has no stack:\n%s", text);
+		MUST(lseek(status, 0, SEEK_SET));
+		read_all(status, text, sizeof text);
+		CHECK(atoi(text) == getpid(), "stat is about process %d", atoi(text));
+		MUST(lseek(memory, 0, SEEK_SET));
+		read_all(memory, text, sizeof text);
+		CHECK(!strncmp(text, "MemTotal:", 9), "meminfo is %.20s", text);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	wl_init(argc, argv);
@@ -294,6 +332,8 @@ int main(int argc, char **argv)
 		devices();
 	else if (wl_mode("owner"))
 		owner();
+	else if (wl_mode("proc"))
+		views();
 	else
 		wl_fail("unknown mode");
 	return wl_done();

@@ -51,6 +51,8 @@ pub struct AsyncOwner {
 pub enum FileObject {
     /// A file, directory or FIFO with a name that the destination sees too.
     Path(FilePath),
+    /// A text or a directory of the capsule's /proc, open for reading.
+    Proc(FilePath),
     /// A regular file without a name (unlinked or O_TMPFILE); contents travel.
     Unlinked(UnlinkedFile),
     /// A character device that is the same everywhere: null zero full random urandom tty.

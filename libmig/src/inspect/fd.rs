@@ -10,6 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::{
     fdinfo::{FdInfo, FdInfoError},
+    proc_file::{self, About},
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
 };
@@ -17,9 +18,10 @@ use crate::{image::Stdio, sys::HostPid};
 
 /// What the kernel appends to the name of a file that has none any more.
 const DELETED: &[u8] = b" (deleted)";
-/// PROC_SUPER_MAGIC and others whose files mean something else on another node.
+const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+/// File systems whose files mean something else on another node.
 const FOREIGN_FILE_SYSTEMS: &[(i64, &str)] = &[
-    (0x9fa0, "proc"),
+    (PROC_SUPER_MAGIC, "proc"),
     (0x6e73_6673, "nsfs"),
     (0x5049_4446, "pidfs"),
     (0x5345_434d, "secretmem"),
@@ -57,6 +59,8 @@ pub struct Seen {
 pub enum Kind {
     /// By name: regular file, directory, or anything opened with O_PATH.
     Named,
+    /// A text or a directory of /proc.
+    Proc(About),
     /// A regular file that has no name any more.
     Unlinked,
     /// memfd_create(2).
@@ -252,6 +256,11 @@ impl Seen {
     fn named_kind(&self) -> Result<Kind, Refusal> {
         if self.deleted() && self.link.starts_with(b"/memfd:") && !self.opaque() {
             return Ok(Kind::Memfd);
+        }
+        if self.file_system == PROC_SUPER_MAGIC
+            && let Some(about) = proc_file::about(&self.link, self.info.flags)
+        {
+            return Ok(Kind::Proc(about));
         }
         let foreign = FOREIGN_FILE_SYSTEMS
             .iter()

@@ -13,6 +13,7 @@ use rustix::{
 
 use super::{
     fd::{self, Kind, Seen},
+    proc_file::About,
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
 };
@@ -115,6 +116,11 @@ impl<'a> Survey<'a> {
             Ok(Kind::Named) if !self.reachable(&seen, root) => {
                 self.refuse(process, &seen, &refusal::misnamed(&seen.name()));
             }
+            Ok(Kind::Proc(about))
+                if !moves(self.processes, about) || !self.reachable(&seen, root) =>
+            {
+                self.refuse(process, &seen, &refusal::foreign_process(&seen.name()));
+            }
             Ok(Kind::Pipe | Kind::Fifo) => {
                 let key = (seen.stat.st_dev, seen.stat.st_ino);
                 let holder = Holder { process, seen };
@@ -192,6 +198,14 @@ impl<'a> Survey<'a> {
     }
 }
 
+/// Whether what a file of `/proc` is about will be at the destination.
+pub(crate) fn moves(processes: &[FileSource<'_>], about: About) -> bool {
+    match about {
+        About::Machine => true,
+        About::Process(pid) => processes.iter().any(|source| source.pid == pid),
+    }
+}
+
 /// Whether nobody holds the other end of a pipe any more: no writer for an end
 /// open for reading (POLLHUP), no reader for one open for writing (POLLERR).
 #[must_use]
@@ -262,6 +276,23 @@ mod tests {
     }
 
     #[test]
+    fn files_of_proc_travel_with_their_process() {
+        assert!(travels(std::fs::File::open("/proc/meminfo").unwrap()));
+        let about = About::Process(HostPid::own().raw());
+        let host = HostPid::own();
+        let pid = RustixPid::from_raw(host.raw()).unwrap();
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+        let with = |pid| FileSource {
+            pid,
+            host,
+            pidfd: pidfd.as_fd(),
+        };
+        assert!(moves(&[with(7), with(host.raw())], about));
+        assert!(!moves(&[with(7)], about));
+        assert!(moves(&[with(7)], About::Machine));
+    }
+
+    #[test]
     fn a_pipe_needs_both_ends_or_none_outside() {
         let (reader, writer) = std::io::pipe().unwrap();
         assert!(travels(&reader));
@@ -297,7 +328,13 @@ mod tests {
         assert!(refusal_of(socket).contains("(socket)"));
         let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
         assert!(refusal_of(inotify.unwrap()).contains("(inotify)"));
-        assert!(refusal_of(std::fs::File::open("/proc/self/status").unwrap()).contains("proc"));
+        let other = std::fs::File::open("/proc/self/status").unwrap();
+        assert!(
+            refusal_of(other).contains("not part of the job"),
+            "pid 7 is"
+        );
+        let memory = std::fs::File::open("/proc/self/mem").unwrap();
+        assert!(refusal_of(memory).contains("about this node"));
         let namespace = std::fs::File::open("/proc/self/ns/net").unwrap();
         assert!(refusal_of(namespace).contains("nsfs"));
         let me = RustixPid::from_raw(HostPid::own().raw()).unwrap();

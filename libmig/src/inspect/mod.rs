@@ -12,6 +12,7 @@ pub mod mapping_rules;
 pub mod maps;
 pub mod preflight;
 pub mod probe;
+pub mod proc_file;
 pub mod process;
 pub mod refusal;
 pub mod smaps;

@@ -130,6 +130,18 @@ pub(crate) fn foreign_file_system(kind: &str, name: &str) -> Refusal {
     )
 }
 
+/// A file of /proc about a process that does not move along, or has ended.
+pub(crate) fn foreign_process(name: &str) -> Refusal {
+    Refusal {
+        transient: true,
+        ..Refusal::new(
+            name,
+            "it is about a process that is not part of the job, or has ended",
+            "wait until the program has closed it",
+        )
+    }
+}
+
 /// Something other than a regular file whose name is gone.
 pub(crate) fn deleted(kind: &str) -> Refusal {
     Refusal::new(

@@ -93,6 +93,8 @@ impl Prepared {
             daemon,
         };
         let husks = grow::grow(&mut self.zygote, injector, &steps, &seat, &mut self.remains)?;
+        let root = self.root.try_clone();
+        let root = root.map_err(error::host("keep the root of the job open"))?;
         let mut building = Building {
             remains: self.remains,
             group: self.group,
@@ -113,6 +115,7 @@ impl Prepared {
             building.map(process.0, process.1, layout)?;
         }
         building.bury(&image.processes)?;
+        building.opened.open_views(image, root.as_fd())?;
         Ok(building)
     }
 

@@ -54,6 +54,7 @@ impl Building {
             outside(pid, process, threads[0].host());
             self.depart(pid, process, threads, &components)?;
         }
+        self.opened.wind_views(image);
         let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
         self.opened
             .set_timers(image, &now)

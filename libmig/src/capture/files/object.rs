@@ -71,6 +71,7 @@ impl<'a> Objects<'a> {
         let info = &found.seen.info;
         Ok(match found.kind {
             Kind::Named => FileObject::Path(path(&found.seen)),
+            Kind::Proc(_) => FileObject::Proc(path(&found.seen)),
             Kind::Unlinked => self.unlinked(file, found)?,
             Kind::Memfd => {
                 let interned = self.shared.intern(&found.copy, &found.seen.link);

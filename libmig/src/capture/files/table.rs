@@ -10,6 +10,7 @@ use crate::{
     image::{Descriptor, FileId, Pid},
     inspect::{
         fd::{self, Kind, Seen},
+        files::moves,
         refusal,
     },
     sys::descriptor,
@@ -93,7 +94,7 @@ impl Table {
                 let seen = Seen::look(source.host, number)
                     .map_err(|source| FilesError::See { pid, source })?;
                 let close_on_exec = seen.info.close_on_exec();
-                let file = table.intern(process, source, seen, (stdio, devpts), &mut alike)?;
+                let file = table.intern(processes, process, seen, (stdio, devpts), &mut alike)?;
                 own.push(Descriptor {
                     number,
                     close_on_exec,
@@ -107,13 +108,14 @@ impl Table {
 
     fn intern(
         &mut self,
+        processes: &[FileSource<'_>],
         process: usize,
-        source: &FileSource<'_>,
         seen: Seen,
         (stdio, devpts): (&CapsuleStdio, Option<u64>),
         alike: &mut HashMap<Likeness, Vec<FileId>>,
     ) -> Result<FileId, FilesError> {
         let number = seen.number;
+        let source = &processes[process];
         let pid = source.pid;
         let fail = |part| {
             move |source: std::io::Error| FilesError::Host {
@@ -147,6 +149,12 @@ impl Table {
         let kind = seen
             .kind(stdio, devpts)
             .map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
+        if let Kind::Proc(about) = kind
+            && !(moves(processes, about) && self.leads_here(process, &seen))
+        {
+            let refusal = refusal::foreign_process(&seen.name());
+            return Err(FilesError::refused(pid, number, &refusal));
+        }
         let named = match kind {
             Kind::Named => true,
             Kind::Fifo => !seen.deleted(),

@@ -11,6 +11,7 @@ mod pipe;
 mod place;
 mod terminal;
 mod timer;
+mod view;
 
 pub use error::FilesError;
 pub use place::{place, take_terminal};

@@ -90,6 +90,28 @@ pub(super) fn find(root: BorrowedFd<'_>, file: &FilePath) -> Result<OwnedFd, Fil
     Ok(found)
 }
 
+/// Opens what is there under a name.
+pub(super) fn by_name(
+    root: BorrowedFd<'_>,
+    path: &FilePath,
+    how: OFlags,
+) -> Result<OwnedFd, FilesError> {
+    let found = find(root, path)?;
+    if how.contains(OFlags::PATH) {
+        return Ok(found);
+    }
+    reopen(&found, how).map_err(FilesError::make(String::from_utf8_lossy(&path.path)))
+}
+
+/// What stands for every file of `/proc` until that can be opened.
+fn proc_root() -> FilePath {
+    FilePath {
+        path: b"/proc".to_vec(),
+        mode: libc::S_IFDIR,
+        size: 0,
+    }
+}
+
 /// What is needed to open descriptions.
 pub(super) struct Objects<'a> {
     root: BorrowedFd<'a>,
@@ -134,6 +156,8 @@ impl<'a> Objects<'a> {
         let how = flags(description.flags);
         let opened = match &description.object {
             FileObject::Path(path) => self.path(path, how)?,
+            // Its process is not there yet: see `Opened::open_views`.
+            FileObject::Proc(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
             FileObject::Device { path, major, minor } => {
                 self.device(path, (*major, *minor), how)?
             }
@@ -154,16 +178,14 @@ impl<'a> Objects<'a> {
             | FileObject::Signal { .. }
             | FileObject::Epoll(_) => counter(&description.object)?,
         };
-        finish(&opened, description)?;
+        if !matches!(description.object, FileObject::Proc(_)) {
+            finish(&opened, description)?;
+        }
         Ok(opened)
     }
 
     fn path(&self, path: &FilePath, how: OFlags) -> Result<OwnedFd, FilesError> {
-        let found = find(self.root, path)?;
-        if how.contains(OFlags::PATH) {
-            return Ok(found);
-        }
-        reopen(&found, how).map_err(FilesError::make(String::from_utf8_lossy(&path.path)))
+        by_name(self.root, path, how)
     }
 
     fn device(
@@ -278,7 +300,7 @@ fn event(count: u64, semaphore: bool) -> Result<OwnedFd, FilesError> {
 }
 
 /// Offset and changeable flags.
-fn finish(opened: &OwnedFd, description: &OpenFile) -> Result<(), FilesError> {
+pub(super) fn finish(opened: &OwnedFd, description: &OpenFile) -> Result<(), FilesError> {
     if description.flags & libc::O_PATH != 0 {
         return Ok(());
     }

@@ -52,6 +52,14 @@ pub(super) const FILES: &[Workload] = &[
     .single(),
     of(
         "files",
+        "files-proc",
+        &["--mode", "proc"],
+        "files of /proc, one of them read half-way",
+        &["offset"],
+    )
+    .single(),
+    of(
+        "files",
         "files-owner",
         &["--mode", "owner"],
         "SIGIO with its owner and signal",
