@@ -81,17 +81,29 @@ impl Task {
             match self.stopped.cont_wait(0) {
                 Ok(Event::Signal(found)) if found == signal => break,
                 Ok(_) => {}
-                Err(PtraceError::Gone { .. }) => return Ok(()),
+                Err(PtraceError::Gone { .. }) => {
+                    self.mourn();
+                    return Ok(());
+                }
                 Err(error) => return Err(failed()(error)),
             }
         }
         match self.stopped.cont_wait(signal) {
-            Err(PtraceError::Gone { .. }) => Ok(()),
-            Err(error) => Err(trace(self.id, "ended by a signal")(error)),
-            Ok(_) => Err(trace(self.id, "ended by a signal")(PtraceError::Gone {
+            Err(PtraceError::Gone { .. }) => {
+                self.mourn();
+                Ok(())
+            }
+            Err(error) => Err(failed()(error)),
+            Ok(_) => Err(failed()(PtraceError::Gone {
                 thread: self.host(),
             })),
         }
+    }
+
+    /// A dead tracee is a zombie for its parent only when its tracer has waited
+    /// for it; where that has been done, there is nothing to wait for.
+    fn mourn(&self) {
+        while let Ok(Waited::Stopped(..)) = ptrace::wait(self.host()) {}
     }
 
     /// Lets it run to a stop that satisfies `wanted`.

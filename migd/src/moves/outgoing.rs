@@ -20,7 +20,8 @@ use super::local::Local;
 use super::look;
 use crate::control::Events;
 use crate::daemon::Daemon;
-use crate::jobs::record::JobRecord;
+use crate::jobs::record::{Committed, JobRecord};
+use crate::jobs::settle;
 
 /// A job of this node that is to leave it.
 pub(super) struct Outgoing<'a> {
@@ -238,18 +239,24 @@ impl SourceJob for Outgoing<'_> {
 
     fn reap(&mut self, epoch: u64) {
         let job = self.record.id.clone();
-        let reaped = failpoint::hit("source.released")
-            .map_err(|JobError { error, .. }| warn!(%job, %error, "not reaped"))
-            .is_ok();
-        let Some(local) = self.local.take().filter(|_| reaped) else {
+        let Some(local) = self.local.take() else {
             return;
         };
-        let gone = local
-            .reap(epoch)
+        let reaped = failpoint::hit("source.released")
+            .map_err(|JobError { error, .. }| {
+                Failure::new(libmig::api::Code::Failed, error.to_string())
+            })
+            .and_then(|()| local.reap(epoch))
             .and_then(|()| self.daemon.jobs.journal_gone(&job, epoch));
-        if let Err(failure) = gone {
-            // The journal still says `Committed`: the next start repeats it.
-            warn!(%job, %failure, causes = ?failure.causes, "the copy of a job that has left is not gone");
+        if let Err(failure) = reaped {
+            warn!(%job, %failure, causes = ?failure.causes, "the copy of a job that has left is not gone yet");
+            let destination = self.to.clone();
+            let entry = Committed {
+                job,
+                epoch,
+                destination,
+            };
+            settle::committed(self.daemon, entry);
         }
     }
 }
