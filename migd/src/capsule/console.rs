@@ -12,6 +12,7 @@ use anyhow::{Context, Result, ensure};
 use libmig::api::{terminal::Window, termios};
 use rustix::{
     fs::{Gid, Mode, OFlags, Uid},
+    io::FdFlags,
     process::Pid,
     pty::{OpenptFlags, ioctl_tiocgptpeer, ptsname, unlockpt},
     termios::{OptionalActions, Winsize},
@@ -37,8 +38,11 @@ impl Console {
         unlockpt(&master)?;
         let name = ptsname(&master, Vec::new())?;
         let index = name.to_str()?.trim_start_matches("/dev/pts/").parse()?;
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let slave = ioctl_tiocgptpeer(&master, flags)?;
+        // Not with CLOEXEC: unlike open(2), TIOCGPTPEER leaves that bit in the flags of the open
+        // file description, and every duplicate would seem to be close-on-exec in
+        // /proc/PID/fdinfo for ever.
+        let slave = ioctl_tiocgptpeer(&master, OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
+        rustix::io::fcntl_setfd(&slave, FdFlags::CLOEXEC)?;
         rustix::fs::fchown(&slave, Some(Uid::from_raw(owner)), None::<Gid>)?;
         Ok(Console {
             master,

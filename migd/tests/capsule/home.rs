@@ -144,6 +144,24 @@ fn a_terminal_is_a_terminal() {
     assert_eq!(job.end(), exited(5));
 }
 
+/// The kernel keeps O_CLOEXEC of TIOCGPTPEER in the open file description, where a capture
+/// would read it as the flag of every descriptor.
+#[test]
+fn no_descriptor_of_the_terminal_seems_to_be_close_on_exec() {
+    let node = Node::new();
+    let mut job = node.exec(&["sh", "-c", "echo $(grep flags /proc/$$/fdinfo/0)."], true);
+    job.face().expect("flags: ");
+    job.face().expect(".");
+    let shown = job.face().shown();
+    let word = shown
+        .trim()
+        .trim_start_matches("flags: ")
+        .trim_end_matches('.');
+    let flags = i32::from_str_radix(word, 8).unwrap();
+    assert_eq!(flags & 0o2_000_000, 0, "{shown}");
+    assert_eq!(job.end(), exited(0));
+}
+
 #[test]
 fn an_interrupt_typed_reaches_the_foreground_program() {
     let node = Node::new();
