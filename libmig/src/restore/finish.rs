@@ -168,6 +168,8 @@ impl Building {
                 None => thread.registers,
             });
         }
+        let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
+        sleep::note(pid, threads[0].host(), &process.threads, &registers, &now)?;
         self.injector
             .remove(&mut threads[0].stopped, Foothold::Syscall(call))
             .map_err(super::error::remote(pid, "let go of injected code"))?;

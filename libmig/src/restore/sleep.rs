@@ -8,11 +8,15 @@ use super::{
 };
 use crate::{
     api::Obstacle,
-    image::{InterruptedSleep, Registers, Thread},
+    image::{Clocks, InterruptedSleep, Pid, Registers, Thread},
+    inspect::maps,
     sys::{
-        process_vm,
+        HostPid, process_vm,
         ptrace::{self, Event, PtraceError, reg},
-        remote::Injector,
+        remote::{
+            Injector,
+            ledger::{self, Note},
+        },
     },
 };
 
@@ -48,6 +52,36 @@ pub(super) fn resume(
     registers[reg::RAX] = result;
     registers[reg::ORIG_RAX] = sleep.number;
     Ok(registers)
+}
+
+/// Notes the deadlines in the process, for the next time that it is captured:
+/// once restarted, its sleeps are known to the kernel alone.
+pub(super) fn note(
+    pid: Pid,
+    process: HostPid,
+    threads: &[Thread],
+    registers: &[Registers],
+    now: &Clocks,
+) -> Result<(), RestoreError> {
+    let now_ns = u64::try_from(now.monotonic_ns).unwrap_or(0);
+    let notes: Vec<Note> = threads
+        .iter()
+        .zip(registers)
+        .filter_map(|(thread, registers)| {
+            let sleep = thread.sleep?;
+            let number = u32::try_from(sleep.number).ok()?;
+            let deadline_ns = now_ns.saturating_add(sleep.remaining_ns);
+            Some(Note::new(thread.tid, number, deadline_ns, registers))
+        })
+        .collect();
+    if notes.is_empty() {
+        return Ok(());
+    }
+    let what = || format!("note the sleeps of pid {pid}");
+    match maps::ledger_place(process).map_err(host(what()))? {
+        Some(place) => ledger::write(process, place, &notes).map_err(host(what())),
+        None => Ok(()),
+    }
 }
 
 /// The arguments of the interrupted call, with the time that was left.
