@@ -8,13 +8,15 @@ mod common;
 use std::{
     collections::BTreeMap,
     convert::Infallible,
-    io, thread,
+    fs, io,
+    path::PathBuf,
+    thread,
     time::{Duration, Instant},
 };
 
 use common::{Victim, until};
 use libmig::{
-    capture::{BulkSink, Captured, Frozen, Tables, freeze},
+    capture::{self, BulkSink, Captured, Frozen, Tables, freeze},
     image::{
         Backing, BulkTarget, LiveProcess, Mapping, Process, ProcessKind, SharedAccess, SharedKind,
     },
@@ -553,4 +555,70 @@ fn a_sleep_is_known_however_often_it_is_captured() {
         }
         victim.assert_unharmed();
     }
+}
+
+/// A cgroup of the v2 hierarchy, of this test alone.
+struct Group(PathBuf);
+
+impl Group {
+    fn around(program: HostPid) -> Self {
+        let roots = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(PathBuf::from);
+        let root = roots
+            .into_iter()
+            .find(|root| root.join("cgroup.procs").exists())
+            .unwrap();
+        let path = root.join(format!("mig-hold-{}-{program}", std::process::id()));
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("cgroup.procs"), program.to_string()).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        drop(capture::unhold(&self.0));
+        until("the cgroup is empty", || {
+            fs::remove_dir(&self.0).is_ok() || !self.0.exists()
+        });
+    }
+}
+
+#[test]
+fn a_held_tree_stays_where_it_is_without_a_tracer() {
+    for how in ["spin", "nanosleep", "poll", "clock_nanosleep-absolute"] {
+        let victim = Victim::start_below_init("steady", &[how]);
+        let program = process::children(victim.init()).unwrap()[0];
+        let group = Group::around(program);
+        settled(victim.init(), how);
+        let mut frozen = freeze(victim.init()).unwrap();
+        capture(&mut frozen);
+        capture::hold(&group.0).unwrap();
+        frozen.release_tracing().unwrap();
+        assert_eq!(process::status(program).unwrap().tracer, 0);
+        // Detached, it goes from one stop in the kernel to another.
+        until("it is at rest", || {
+            process::stat(program).unwrap().state == b'S'
+        });
+        let ran = process::last_ran_ns(program);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(
+            process::last_ran_ns(program),
+            ran,
+            "{how} ran while it was held"
+        );
+        capture::unhold(&group.0).unwrap();
+        victim.assert_unharmed();
+    }
+}
+
+/// Its parent must be able to wait for it.
+#[test]
+fn a_tree_that_is_killed_while_frozen_leaves_no_zombie() {
+    let (mut victim, _) = state();
+    let program = process::children(victim.init()).unwrap()[0];
+    let frozen = freeze(victim.init()).unwrap();
+    nix::sys::signal::kill(program.into(), nix::sys::signal::Signal::SIGKILL).unwrap();
+    frozen.thaw();
+    // The init ends with its program.
+    assert!(!victim.status().success());
 }

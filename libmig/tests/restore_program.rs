@@ -5,7 +5,11 @@
 
 mod capsule;
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use capsule::{Capsule, NoHost, Source, until};
 use libmig::{
@@ -189,4 +193,71 @@ fn a_pipeline_goes_on() {
          cat FOLDER/last >FOLDER/result",
     );
     assert_eq!(moved(&format!("bash {script}"), folder.path()), "59999\n");
+}
+
+/// Each move finds the sleep restarted by the one before.
+#[test]
+fn a_sleep_is_moved_again_and_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = write_script(
+        folder.path(),
+        "cd /; began=$(date +%s%N); >FOLDER/marker; sleep 2; echo $((($(date +%s%N) - began) / 1000000)) >FOLDER/result",
+    );
+    let source = Source::new(&format!("bash {script}"));
+    until("the program to be at work", || {
+        folder.path().join("marker").exists().then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(200));
+    let mut pauses = Duration::ZERO;
+    let mut init = source.init;
+    let mut capsules = Vec::new();
+    for _ in 0..4 {
+        let frozen = Instant::now();
+        let capsule = move_to_new_capsule(init);
+        pauses += frozen.elapsed();
+        init = capsule.reference().init;
+        capsules.push(capsule);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let result = folder.path().join("result");
+    let took: u128 = until("the result", || {
+        fs::read_to_string(&result)
+            .ok()?
+            .strip_suffix('\n')?
+            .parse()
+            .ok()
+    });
+    let longest = 2000 + pauses.as_millis() + 300;
+    assert!(
+        (1990..longest).contains(&took),
+        "took {took} ms, of which {pauses:?} in moves"
+    );
+}
+
+/// Moves what lives below `init`; the copy that was left is killed.
+fn move_to_new_capsule(init: HostPid) -> Capsule {
+    let mut frozen = freeze(init).unwrap();
+    let captured = frozen.capture(|sources, shared| {
+        let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
+        files::capture(&sources, &CapsuleStdio::default(), shared).map(|tables| tables.split().0)
+    });
+    let captured = captured.unwrap();
+    let mut contents = Contents::default();
+    frozen.send_memory(&captured, &mut contents).unwrap();
+    let capsule = Capsule::new();
+    let mut building = prepare(&capsule.reference())
+        .unwrap()
+        .build(&captured.image, &mut NoHost)
+        .unwrap();
+    for (target, bytes) in &contents.0 {
+        building.bulk(*target, bytes).unwrap();
+    }
+    let complete = building.finish(&captured.image).unwrap();
+    let killed: Vec<HostPid> = frozen.processes().collect();
+    for pid in killed {
+        nix::sys::signal::kill(pid.into(), nix::sys::signal::Signal::SIGKILL).unwrap();
+    }
+    drop(frozen);
+    complete.release().unwrap();
+    capsule
 }

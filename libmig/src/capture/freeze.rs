@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::{Duration, Instant},
 };
 
@@ -101,13 +102,34 @@ impl Frozen {
     ///
     /// # Errors
     /// When a thread was killed meanwhile.
-    pub fn release_tracing(self) -> Result<(), CaptureError> {
-        for process in self.processes {
-            for thread in process.threads {
-                thread.stopped.release()?;
+    pub fn release_tracing(mut self) -> Result<(), CaptureError> {
+        self.let_go().map_err(CaptureError::from)
+    }
+
+    /// Puts every thread back and detaches; the first failure, after all.
+    fn let_go(&mut self) -> Result<(), PtraceError> {
+        let mut outcome = Ok(());
+        for process in mem::take(&mut self.processes) {
+            // The leader last: of a killed process it can be reaped only then.
+            for thread in process.threads.into_iter().rev() {
+                let id = thread.stopped.thread();
+                if let Err(error) = thread.stopped.release() {
+                    // Killed in its stop: a zombie that its parent cannot
+                    // reap, nor its pid namespace end, before we have.
+                    ptrace::reap(id);
+                    outcome = outcome.and(Err(error));
+                }
             }
         }
-        Ok(())
+        outcome
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = self.let_go() {
+            tracing::debug!(%error, "a thread died while the tree was frozen");
+        }
     }
 }
 
@@ -315,13 +337,13 @@ impl Gathering {
 
     /// Lets everything go that was caught so far.
     fn abandon(&mut self) {
-        for (_, (stopped, _)) in std::mem::take(&mut self.stopped) {
+        for (_, (stopped, _)) in mem::take(&mut self.stopped) {
             // Nothing was changed; a thread that is gone needs no detaching.
             drop(stopped.detach());
         }
         // Those that had not stopped yet do so now that the others run.
         let deadline = Instant::now() + PATIENCE;
-        for thread in std::mem::take(&mut self.seized) {
+        for thread in mem::take(&mut self.seized) {
             if let Ok(Waited::Stopped(stopped, event)) = ptrace::wait_until(thread, deadline) {
                 match event {
                     Event::Signal(signal) => drop(stopped.detach_with(signal)),

@@ -3,11 +3,16 @@
 //! registers; when the thread went to sleep, the scheduler says; and a sleep
 //! that was stopped once already is in the process's [`ledger`].
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
+
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 
 use super::interrupted::has_restart_block;
 use crate::{
-    image::{InterruptedSleep, Pid, Registers},
+    image::{self, InterruptedSleep, Registers},
     inspect::process,
     sys::{HostPid, process_vm, ptrace::reg, remote::ledger::Note},
 };
@@ -28,15 +33,16 @@ pub(super) struct Sample {
 /// Looks at the threads that sleep with a timeout: some 30 us for each, little
 /// for the others.
 pub(super) fn sample(processes: &[HostPid]) -> Samples {
+    let mut clocks = SchedulerClocks::new();
     let threads = processes
         .iter()
         .flat_map(|pid| process::threads(*pid).unwrap_or_default());
     threads
-        .filter_map(|thread| Some((thread, sample_one(thread)?)))
+        .filter_map(|thread| Some((thread, sample_one(thread, &mut clocks)?)))
         .collect()
 }
 
-fn sample_one(thread: HostPid) -> Option<Sample> {
+fn sample_one(thread: HostPid, clocks: &mut SchedulerClocks) -> Option<Sample> {
     // "35 0x7ffc.. 0x0 ...": number and arguments of a blocked thread's call.
     let text = process::small_file(thread, "syscall").ok()?;
     let mut words = text.split(' ');
@@ -44,10 +50,6 @@ fn sample_one(thread: HostPid) -> Option<Sample> {
     let arguments: Vec<u64> = words
         .map_while(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
         .collect();
-    let slept = || {
-        let since = process::last_ran_ns(thread)?;
-        Some(process::scheduler_now_ns()?.saturating_sub(since))
-    };
     match number {
         libc::SYS_restart_syscall => Some(Sample {
             slept_ns: None,
@@ -55,10 +57,57 @@ fn sample_one(thread: HostPid) -> Option<Sample> {
         }),
         libc::SYS_futex if !is_plain_wait(*arguments.get(1)?) => None,
         number if request_of(number).is_some() => Some(Sample {
-            slept_ns: slept(),
+            slept_ns: clocks.since_it_ran(thread),
             number: None,
         }),
         _ => None,
+    }
+}
+
+/// The scheduler's clocks, one for each CPU, which only a task that runs there
+/// can read. The calling thread visits the CPUs, and goes home when dropped.
+struct SchedulerClocks {
+    /// Affinity of the calling thread; none when it cannot be read.
+    home: Option<CpuSet>,
+    read: BTreeMap<u32, (u64, Instant)>,
+}
+
+impl SchedulerClocks {
+    fn new() -> Self {
+        Self {
+            home: sched_getaffinity(Pid::from_raw(0)).ok(),
+            read: BTreeMap::new(),
+        }
+    }
+
+    /// Nanoseconds since a sleeping thread ran.
+    fn since_it_ran(&mut self, thread: HostPid) -> Option<u64> {
+        let ran = process::last_ran_ns(thread)?;
+        self.now(process::stat(thread).ok()?.cpu)?.checked_sub(ran)
+    }
+
+    fn now(&mut self, cpu: u32) -> Option<u64> {
+        if !self.read.contains_key(&cpu) {
+            // No home to go back to: stay there.
+            self.home?;
+            let mut only = CpuSet::new();
+            only.set(usize::try_from(cpu).ok()?).ok()?;
+            sched_setaffinity(Pid::from_raw(0), &only).ok()?;
+            self.read
+                .insert(cpu, (process::scheduler_now_ns()?, Instant::now()));
+        }
+        let (clock, at) = self.read[&cpu];
+        clock.checked_add(u64::try_from(at.elapsed().as_nanos()).ok()?)
+    }
+}
+
+impl Drop for SchedulerClocks {
+    fn drop(&mut self) {
+        if let (Some(home), false) = (&self.home, self.read.is_empty())
+            && let Err(error) = sched_setaffinity(Pid::from_raw(0), home)
+        {
+            tracing::warn!(%error, "cannot leave the CPU that a sleeper was on");
+        }
     }
 }
 
@@ -125,7 +174,7 @@ pub(super) struct Interrupted {
 /// are those of its process, `now_ns` is the job's CLOCK_MONOTONIC.
 pub(super) fn interrupted(
     thread: HostPid,
-    tid: Pid,
+    tid: image::Pid,
     registers: &Registers,
     sample: Sample,
     notes: &[Note],

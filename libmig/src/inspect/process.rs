@@ -24,6 +24,8 @@ pub struct Stat {
     pub flags: u64,
     /// Fields 26 to 28 and 45 to 51: the layout of the address space.
     pub layout: StatLayout,
+    /// The CPU that it runs or last ran on.
+    pub cpu: u32,
     /// Wait status, for a zombie.
     pub exit_code: i32,
 }
@@ -81,6 +83,7 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
             env_start: address(50)?,
             env_end: address(51)?,
         },
+        cpu: field(39)?.parse().ok()?,
         exit_code: field(52)?.parse().ok()?,
     })
 }
@@ -214,14 +217,15 @@ pub fn threads(pid: HostPid) -> io::Result<Vec<HostPid>> {
     Ok(threads)
 }
 
-/// When a task last ran, in nanoseconds of the scheduler's clock, which all
-/// tasks of a machine share; `None` where the kernel does not say.
+/// When a task last ran, in nanoseconds of the scheduler's clock of the CPU
+/// that it ran on; `None` where the kernel does not say.
 #[must_use]
 pub fn last_ran_ns(pid: HostPid) -> Option<u64> {
     parse_exec_start(&fs::read_to_string(format!("/proc/{pid}/sched")).ok()?)
 }
 
-/// The scheduler's clock now, by the same measure.
+/// The scheduler's clock now, of the CPU that the caller runs on. Each CPU has
+/// its own: time that a hypervisor stole is not counted.
 #[must_use]
 pub fn scheduler_now_ns() -> Option<u64> {
     // Giving way brings the own entry up to date; otherwise it is as old as the last tick.

@@ -9,6 +9,7 @@ use std::{
     os::unix::process::CommandExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -80,7 +81,11 @@ pub(crate) struct Capsule {
 
 impl Capsule {
     pub(crate) fn new() -> Self {
-        let cgroup = cgroup_root().join(format!("mig-test-{}", std::process::id()));
+        // A job that moves on leaves one capsule for another.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("mig-test-{}-{number}", std::process::id());
+        let cgroup = cgroup_root().join(name);
         fs::create_dir_all(cgroup.join("job")).unwrap();
         let own = rustix::process::pidfd_open(
             rustix::process::getpid(),

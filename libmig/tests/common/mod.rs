@@ -5,7 +5,7 @@ use std::{
     io::{BufRead, BufReader, Read},
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
@@ -58,6 +58,12 @@ impl Victim {
         let mut line = String::new();
         self.output.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    /// Waits for its end.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub(crate) fn status(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
     }
 
     /// Waits for its end; the program checks itself and says "ok".

@@ -90,6 +90,18 @@ pub fn wait(thread: HostPid) -> Result<Waited, PtraceError> {
     event::wait(thread, 0)?.ok_or(PtraceError::Gone { thread })
 }
 
+/// Takes note of the death of a tracee that was killed in its stop. Until then
+/// it is a zombie that its own parent cannot wait for.
+pub fn reap(thread: HostPid) {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let deadline = Instant::now() + PATIENCE;
+    // Any error means that it is no tracee of ours any more.
+    while let Ok(Waited::Stopped(stopped, _)) = wait_until(thread, deadline) {
+        // Its last stop, on the way out (PTRACE_EVENT_EXIT), or one before.
+        drop(stopped.detach());
+    }
+}
+
 /// As [`wait`], but gives up at `deadline`; the request to stop stays pending.
 ///
 /// # Errors
