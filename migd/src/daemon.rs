@@ -204,11 +204,6 @@ impl Daemon {
     pub(crate) fn node(&self) -> &NodeName {
         &self.config.node
     }
-
-    /// This node's CPU flags, sorted.
-    pub(crate) fn cpu_features(&self) -> &[String] {
-        &self.cpu_features
-    }
 }
 
 /// The `flags` of the first CPU, sorted.

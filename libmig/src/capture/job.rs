@@ -66,8 +66,7 @@ impl Frozen {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let mut shared = SharedRegistry::new();
-        let capsule = self.capsule()?;
-        let now_ns = u64::try_from(capsule.clocks.monotonic_ns).unwrap_or(0);
+        let now_ns = u64::try_from(self.capsule()?.clocks.monotonic_ns).unwrap_or(0);
         let mut processes = self.capture_processes(&mut shared, now_ns)?;
         let pidfds = self.pidfds()?;
         let sources: Vec<LiveSource<'_>> = pidfds
@@ -78,6 +77,9 @@ impl Frozen {
                 pidfd: pidfd.as_fd(),
             })
             .collect();
+        // timerfds do not stop with their tree: the clocks go with the moment at
+        // which these are read.
+        let capsule = self.capsule()?;
         let tables = descriptors(&sources, &mut shared)
             .map_err(|error| CaptureError::Files(error.into()))?;
         let live = processes

@@ -25,7 +25,7 @@ const ZYGOTE: i32 = 4_100_000;
 /// How far the copy has come.
 enum Copy {
     None,
-    Prepared(Prepared),
+    Prepared(Box<Prepared>),
     Building(Box<Building>, Box<JobImage>),
     Complete(
         #[expect(
@@ -175,7 +175,7 @@ impl DestinationJob for Incoming<'_> {
             zygote: HostPid::of_pidfd(zygote.as_fd())?,
             cgroup_job: local.cgroup.clone(),
         };
-        self.copy = Copy::Prepared(restore::prepare(&capsule).map_err(restoring)?);
+        self.copy = Copy::Prepared(Box::new(restore::prepare(&capsule).map_err(restoring)?));
         Ok(())
     }
 

@@ -126,24 +126,6 @@ pub(crate) enum BlockingTls {
     Accepted(Box<StreamOwned<ServerConnection, std::net::TcpStream>>),
 }
 
-impl BlockingTls {
-    /// The connection below, for its timeouts.
-    pub(crate) fn tcp(&self) -> &std::net::TcpStream {
-        match self {
-            BlockingTls::Dialled(stream) => &stream.sock,
-            BlockingTls::Accepted(stream) => &stream.sock,
-        }
-    }
-
-    /// Waits at most so long for each read from now on; `None` is for ever.
-    ///
-    /// # Errors
-    /// When the limit is zero.
-    pub(crate) fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
-        self.tcp().set_read_timeout(limit)
-    }
-}
-
 impl Read for BlockingTls {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
