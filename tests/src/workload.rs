@@ -54,7 +54,7 @@ impl Workload {
         found.unwrap_or_else(|| panic!("no workload {name}"))
     }
 
-    /// The command line: `program` as [`build`] returned it, and files written under `dir`.
+    /// The command line: `program` as [`build()`] returned it, and files written under `dir`.
     #[must_use]
     pub fn argv(&self, program: &Path, dir: &Path) -> Vec<String> {
         let mut argv = vec![

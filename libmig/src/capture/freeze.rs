@@ -97,7 +97,7 @@ impl Frozen {
         drop(self);
     }
 
-    /// Ends the tracing after the cgroup has been frozen ([`super::hold`]):
+    /// Ends the tracing after the cgroup has been frozen ([`super::hold()`]):
     /// the tasks stay where they are, in the freezer.
     ///
     /// # Errors

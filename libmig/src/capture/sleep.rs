@@ -1,7 +1,7 @@
 //! Sleeps that the freeze interrupted: how much of them was left. The kernel
 //! keeps the deadline where nobody can read it. What was asked for is in the
 //! registers; when the thread went to sleep, the scheduler says; and a sleep
-//! that was stopped once already is in the process's [`ledger`].
+//! that was stopped once already is in the process's `ledger`.
 
 use std::{collections::BTreeMap, time::Instant};
 

@@ -16,7 +16,7 @@ pub(crate) fn print(error: &anyhow::Error) {
     drop(anstream::stderr().write_all(render(error).as_bytes()));
 }
 
-/// The lines that [`print`] prints.
+/// The lines that [`print()`] prints.
 pub(crate) fn render(error: &anyhow::Error) -> String {
     let client = error.downcast_ref::<ClientError>();
     if let Some(ClientError::Failed(failure)) = client {

@@ -22,7 +22,7 @@ pub(crate) fn line(text: &str) -> Result<()> {
 /// Prints a result as JSON.
 ///
 /// # Errors
-/// As [`line`].
+/// As [`line()`].
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
     line(&serde_json::to_string_pretty(value)?)
 }

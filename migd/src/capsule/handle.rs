@@ -73,7 +73,7 @@ pub struct Subscription {
     stream: FdStream,
 }
 
-/// The program part of a new capsule: what [`super::exec`] has gathered.
+/// The program part of a new capsule: what [`super::exec()`] has gathered.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) program: Program,

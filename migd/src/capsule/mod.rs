@@ -9,7 +9,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | [`handle`] | the daemon's side: make a capsule, find it again, ask it |
-//! | [`exec`] | the request of `mig exec`, from the caller's identity to a job |
+//! | [`exec()`] | the request of `mig exec`, from the caller's identity to a job |
 //! | `birth` | `migd capsule`: from a fresh process to pid 1 of new namespaces |
 //! | `view`, `cgroup` | what the job sees, and the leaf it is frozen in |
 //! | `init/` | the event loop of pid 1 |

@@ -1,7 +1,7 @@
 //! The job's standard streams that are pipes, as far as an init has to do with them.
 //!
 //! At home the program holds the pipes of `mig exec` themselves and the init
-//! has nothing ([`Pipe::Direct`]). Away from home it has a pipe of its init's,
+//! has nothing (`Pump::Nothing`). Away from home it has a pipe of its init's,
 //! and the bytes go through the link. Back home, if bytes were still on their
 //! way, it keeps such a pipe, and the init pumps between that and the original.
 //!

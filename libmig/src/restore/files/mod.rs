@@ -2,7 +2,7 @@
 //!
 //! Every open file description is made in the daemon ([`open`]); each process
 //! then fetches those that it has with pidfd_getfd in its own batch
-//! ([`place`]), and shares them with whoever else fetches them.
+//! ([`place()`]), and shares them with whoever else fetches them.
 
 mod error;
 mod fifo;
