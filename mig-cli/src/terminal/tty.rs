@@ -15,7 +15,9 @@ use libmig::api::{
 };
 use rustix::{
     process::getpgrp,
-    termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr},
+    termios::{
+        OptionalActions, OutputModes, Termios, tcgetattr, tcgetpgrp, tcgetwinsize, tcsetattr,
+    },
 };
 
 /// The user's terminal.
@@ -131,7 +133,22 @@ impl Tty {
     }
 
     /// Shows bytes. A terminal that is gone shows nothing.
-    pub(crate) fn write(&self, mut bytes: &[u8]) {
+    pub(crate) fn write(&self, bytes: &[u8]) {
+        if self.adds_returns() {
+            self.write_all(&without_returns(bytes));
+        } else {
+            self.write_all(bytes);
+        }
+    }
+
+    /// Whether the terminal writes a return before each newline, as the job's own has done already: it is not
+    /// raw while the keyboard is someone else's.
+    fn adds_returns(&self) -> bool {
+        let both = OutputModes::OPOST | OutputModes::ONLCR;
+        tcgetattr(&self.output).is_ok_and(|modes| modes.output_modes.contains(both))
+    }
+
+    fn write_all(&self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             match rustix::io::write(&self.output, bytes) {
                 Ok(length) => bytes = &bytes[length..],
@@ -149,6 +166,14 @@ impl Drop for Tty {
     }
 }
 
+/// Takes the returns away that the job's terminal wrote before newlines.
+fn without_returns(bytes: &[u8]) -> Vec<u8> {
+    let next = bytes.iter().skip(1).map(Some).chain([None]);
+    let pairs = bytes.iter().zip(next);
+    let kept = pairs.filter(|pair| *pair != (&b'\r', Some(&b'\n')));
+    kept.map(|(byte, _)| *byte).collect()
+}
+
 /// Someone else may have made the terminal non-blocking.
 fn wait_writable(fd: &OwnedFd) {
     let flags = rustix::event::PollFlags::OUT;
@@ -158,4 +183,15 @@ fn wait_writable(fd: &OwnedFd) {
 
 fn duplicate(fd: BorrowedFd<'_>) -> Option<OwnedFd> {
     fd.try_clone_to_owned().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_returns;
+
+    #[test]
+    fn one_return_before_each_newline_is_taken_away() {
+        assert_eq!(without_returns(b"a\r\nb\rc\r\r\n\n\r"), b"a\nb\rc\r\n\n\r");
+        assert_eq!(without_returns(b""), b"");
+    }
 }
