@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::lab::{Lab, SHARED};
+use crate::mover::Mover;
 use crate::workload::{Outcome, Running, Workload, build};
 
 /// `mig move --json`.
@@ -26,9 +27,7 @@ pub struct MoveReport {
 /// A job whose `mig exec` runs on a node of a lab.
 #[derive(Debug)]
 pub struct Job<'a> {
-    lab: &'a Lab,
-    name: String,
-    home: String,
+    mover: Mover<'a>,
     /// What it says.
     pub running: Running,
 }
@@ -66,9 +65,7 @@ impl<'a> Job<'a> {
             Ok(command.spawn()?)
         })?;
         Ok(Self {
-            lab,
-            name: name.to_owned(),
-            home: home.to_owned(),
+            mover: Mover::new(lab, home, name),
             running,
         })
     }
@@ -76,9 +73,7 @@ impl<'a> Job<'a> {
     /// `mig move` to `node`, whatever comes of it.
     #[must_use]
     pub fn try_move(&self, node: &str) -> Output {
-        self.lab
-            .node(&self.home)
-            .mig(&["move", "--json", &self.name, node])
+        self.mover.try_move(node)
     }
 
     /// Moves it, and checks what the report says.
@@ -86,21 +81,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// The job did not move; the message says why.
     pub fn move_to(&self, node: &str) -> Result<MoveReport> {
-        let output = self.try_move(node);
-        if !output.status.success() {
-            bail!(
-                "mig move {} {node}: {}",
-                self.name,
-                String::from_utf8_lossy(&output.stderr)
-            );
-        }
-        let report: MoveReport = serde_json::from_slice(&output.stdout)?;
-        ensure!(report.to == node, "it says that it went to {}", report.to);
-        ensure!(
-            report.pause_us > 0 && report.pause_us <= report.total_us,
-            "{report:?}"
-        );
-        Ok(report)
+        self.mover.move_to(node)
     }
 
     /// Moves it along `nodes`, and waits for `ticks` ticks at each stop.
@@ -131,14 +112,7 @@ impl<'a> Job<'a> {
     /// # Errors
     /// There is no such job.
     pub fn node(&self) -> Result<String> {
-        let output = self.lab.node(&self.home).mig(&["ps", "--all", "--json"]);
-        let jobs: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout)
-            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        let job = jobs.iter().find(|job| job["name"] == self.name.as_str());
-        let node = job
-            .and_then(|job| job["node"].as_str())
-            .context("no such job in mig ps")?;
-        Ok(node.to_owned())
+        self.mover.node()
     }
 
     /// Ends it, and returns its verdict.

@@ -1,7 +1,9 @@
 //! What the tests share: a cluster on this machine, programs that check themselves,
-//! real programs, and jobs made of them.
+//! real programs, jobs made of them, and a user at a terminal.
 
 pub mod job;
 pub mod lab;
+pub mod mover;
 pub mod programs;
+pub mod terminal;
 pub mod workload;

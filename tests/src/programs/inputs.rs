@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 /// The session typed at the interactive shell: jobs in the background, a pipe, a loop, history of its own variables.
 pub(super) const TYPED: &str = "\
 total=0
-for i in 1 2 3 4 5 6 7 8 9 10; do total=$((total + i)); sleep 0.2; done
+for i in 1 2 3 4 5 6 7 8 9 10; do total=$((total + i)); sleep 0.4; done
 echo sum-$total
 sleep 1 & wait $!; echo waited-$?
 seq 1 1000 | sort -rn | head -1 | sed s/^/top-/
@@ -113,7 +113,7 @@ pub(super) fn bash_pipelines(directory: &Path) -> Result<()> {
 set -u -o pipefail
 trap 'echo trapped' USR1
 : > pipelines.out
-for round in $(seq 1 12); do
+for round in $(seq 1 30); do
     seq 1 40000 | awk -v r=$round '{ print ($1 * r) % 9973 }' | sort -n | uniq -c | md5sum >> pipelines.out
     ( seq 1 20000 | tr 0-9 a-j | sort -r | sha1sum ) >> pipelines.out
     tee >(wc -l > count.$round) < <(seq 1 $((round * 1000))) | tail -1 >> pipelines.out
