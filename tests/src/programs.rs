@@ -139,7 +139,10 @@ const PROGRAMS: &[Program] = &[
     },
     Program {
         name: "gcc",
+        // Its parts hand each other files, which must be where all nodes see them.
         command: &[
+            "env",
+            "TMPDIR=.",
             "gcc",
             "-O2",
             "-frandom-seed=mig",

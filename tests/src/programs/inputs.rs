@@ -155,7 +155,7 @@ pub(super) fn sqlite(directory: &Path) -> Result<()> {
     let mut sql = String::from("PRAGMA journal_mode=DELETE;\nPRAGMA synchronous=OFF;\n");
     sql.push_str("CREATE TABLE item(id INTEGER PRIMARY KEY, name TEXT, value INTEGER);\n");
     sql.push_str("CREATE INDEX by_value ON item(value);\n");
-    for batch in 0..150_u64 {
+    for batch in 0..400_u64 {
         sql.push_str("BEGIN;\n");
         for _ in 0..300 {
             let (name, value) = (random.next(), random.below(100_000));
