@@ -26,7 +26,6 @@ use crate::{
     sys::{
         HostPid, process_vm,
         remote::ledger::{self, Note},
-        sched,
     },
 };
 
@@ -133,7 +132,7 @@ fn live(
         stopped: frozen.stopped,
         itimers: answers.itimers,
         timers: timers.collect(),
-        limits: sched::limits(host).map_err(failed("the limits"))?,
+        limits: answers.limits,
         oom_score_adj: number(host, "oom_score_adj")?,
         coredump_filter: process::hex_file(host, "coredump_filter")
             .map_err(failed("coredump_filter"))?,

@@ -1,9 +1,9 @@
 //! What only a process can tell, asked in one batch of system calls that it
-//! executes itself: actions, timers, brk, prctls.
+//! executes itself: actions, timers, brk, prctls, limits.
 
 use super::CaptureError;
 use crate::{
-    image::{AltStack, IntervalTimer, SignalAction},
+    image::{AltStack, IntervalTimer, Limit, SignalAction},
     inspect::maps,
     sys::{
         ptrace::Stopped,
@@ -12,6 +12,7 @@ use crate::{
 };
 
 const SIGNALS: usize = 64;
+const LIMITS: u64 = 16;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 
 /// Answers about a process.
@@ -26,6 +27,8 @@ pub(super) struct ProcessAnswers {
     pub(super) child_subreaper: bool,
     pub(super) thp_disable: bool,
     pub(super) membarrier: u32,
+    /// By RLIMIT_*.
+    pub(super) limits: Vec<Limit>,
 }
 
 /// Answers about a thread.
@@ -85,6 +88,7 @@ struct ProcessQuestions {
     child_subreaper: DataRef,
     thp_disable: Slot,
     membarrier: Slot,
+    limits: Vec<DataRef>,
 }
 
 impl ProcessQuestions {
@@ -136,6 +140,7 @@ impl ProcessQuestions {
             child_subreaper,
             thp_disable,
             membarrier,
+            limits: limits(batch),
         }
     }
 
@@ -176,8 +181,30 @@ impl ProcessQuestions {
                 .value()
                 .and_then(|set| u32::try_from(set).ok())
                 .unwrap_or(0),
+            limits: self
+                .limits
+                .iter()
+                .map(|data| Limit {
+                    soft: results.word(*data),
+                    hard: results.word(data.at(8)),
+                })
+                .collect(),
         })
     }
+}
+
+/// Asked by the process itself: from outside, prlimit(2) of a process with other
+/// user IDs needs CAP_SYS_RESOURCE, which even root often lacks.
+fn limits(batch: &mut Batch) -> Vec<DataRef> {
+    let ask = |resource: u64| {
+        let limit = batch.reserve(16);
+        batch.call(
+            libc::SYS_prlimit64,
+            &[0.into(), resource.into(), 0.into(), limit.into()],
+        );
+        limit
+    };
+    (0..LIMITS).map(ask).collect()
 }
 
 struct ThreadQuestions {

@@ -13,6 +13,7 @@ const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 /// sizeof(sigset_t) in the kernel.
 const SIGSET: u64 = 8;
 const SIGNALS: usize = 64;
+const ITIMER_REAL: u64 = 0;
 /// Timers that are made and deleted to reach an ID, on kernels that cannot be
 /// told which ID to give.
 const TIMER_DETOUR: i32 = 4096;
@@ -162,11 +163,8 @@ pub(super) fn arm(batch: &mut Batch, process: &LiveProcess) {
         );
     }
     for (which, timer) in (0u64..).zip(process.itimers) {
-        let IntervalTimer {
-            value_us,
-            interval_us,
-        } = timer;
-        if value_us != 0 {
+        let (value_us, interval_us) = next_expiry(which, timer);
+        if value_us != 0 || interval_us != 0 {
             let setting = batch.data(&interval(interval_us, value_us, 1_000_000));
             batch.call(
                 libc::SYS_setitimer,
@@ -174,6 +172,20 @@ pub(super) fn arm(batch: &mut Batch, process: &LiveProcess) {
             );
         }
     }
+}
+
+/// When an interval timer is due, in microseconds, and its interval.
+///
+/// A periodic ITIMER_REAL has nothing left only between its expiry and the
+/// delivery of SIGALRM, at which the kernel winds it up again. It comes to be in
+/// that state by expiring at once; two SIGALRMs pending are one.
+fn next_expiry(which: u64, timer: IntervalTimer) -> (u64, u64) {
+    let IntervalTimer {
+        value_us,
+        interval_us,
+    } = timer;
+    let expired = which == ITIMER_REAL && value_us == 0 && interval_us != 0;
+    (if expired { 1 } else { value_us }, interval_us)
 }
 
 /// struct itimerspec or itimerval: reload value, then time to the next expiry.

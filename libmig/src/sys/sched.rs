@@ -1,10 +1,10 @@
 //! Scheduling of another thread: sched_getattr(2), ioprio_get(2),
-//! get_robust_list(2), kcmp(2), prlimit(2), getters that nix and rustix lack.
+//! get_robust_list(2), kcmp(2), getters that nix and rustix lack.
 
-use std::{cmp::Ordering, io, ptr};
+use std::{cmp::Ordering, io};
 
 use super::HostPid;
-use crate::image::{Limit, Scheduling};
+use crate::image::Scheduling;
 
 /// struct sched_attr, first version.
 #[repr(C)]
@@ -115,35 +115,6 @@ pub fn compare(one: HostPid, other: HostPid, what: Shared) -> io::Result<Orderin
     }
 }
 
-/// All 16 resource limits of a process, prlimit(2).
-///
-/// # Errors
-/// ESRCH when it is gone.
-pub fn limits(pid: HostPid) -> io::Result<Vec<Limit>> {
-    (0..16)
-        .map(|resource: libc::c_uint| {
-            let mut limit = libc::rlimit64 {
-                rlim_cur: 0,
-                rlim_max: 0,
-            };
-            // SAFETY: the kernel writes one rlimit64; no new limit is given.
-            check(unsafe {
-                libc::syscall(
-                    libc::SYS_prlimit64,
-                    pid.raw(),
-                    resource,
-                    ptr::null::<libc::rlimit64>(),
-                    &raw mut limit,
-                )
-            })?;
-            Ok(Limit {
-                soft: limit.rlim_cur,
-                hard: limit.rlim_max,
-            })
-        })
-        .collect()
-}
-
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
     if result < 0 {
         Err(io::Error::last_os_error())
@@ -170,6 +141,5 @@ mod tests {
             )
             .unwrap()
         );
-        assert_eq!(limits(own).unwrap().len(), 16);
     }
 }
