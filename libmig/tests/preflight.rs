@@ -282,9 +282,11 @@ fn a_32_bit_program_is_named() {
 
 #[test]
 fn what_belongs_to_the_capsule_is_named() {
-    const SCRIPT: &str = "mount -t tmpfs none /dev/shm && : > /dev/shm/left && \
-        mkdir /dev/shm/q && mount -t mqueue none /dev/shm/q && \
-        ipcmk -S 1 > /dev/null && echo ready && exec sleep 1000";
+    // A /dev of its own, so that there is a place for message queues.
+    const SCRIPT: &str = "mount -t tmpfs none /dev && mkdir /dev/shm /dev/mqueue && \
+        mount -t tmpfs none /dev/shm && mount -t mqueue none /dev/mqueue && \
+        : > /dev/shm/left && : > /dev/mqueue/left && \
+        ipcmk -S 1 > /dev/shm/id && echo ready && exec sleep 1000";
     let mut command = Command::new("unshare");
     command.args(["-p", "-f", "-m", "-i", "--kill-child", "sh", "-c", SCRIPT]);
     let Some(odd) = Oddity::run(command) else {
@@ -300,6 +302,7 @@ fn what_belongs_to_the_capsule_is_named() {
     for expected in [
         "System V semaphore set",
         "POSIX shared memory /dev/shm/left",
+        "POSIX message queue /dev/mqueue/left",
         "outside of the job",
     ] {
         assert!(found.contains(expected), "{expected} is not in\n{found}");

@@ -16,10 +16,20 @@ use mig_tests::workload::Workload;
 /// Jobs at the same time: most of them sleep most of the time.
 const WORKERS: usize = 3;
 
+/// Workloads that cannot hold in a lab, and why.
+const LEFT_OUT: &[(&str, &str)] = &[(
+    "identity-affinity",
+    "the nodes of a lab are pinned to different CPUs: the mask of one is empty on the next",
+)];
+
 /// Takes all workloads that `keep` picks on a tour, and reports all failures together.
 fn tour(keep: impl Fn(&Workload) -> bool) {
     let lab = Lab::up(3);
-    let queue: VecDeque<Workload> = Workload::all().into_iter().filter(keep).collect();
+    let left_out = |workload: &Workload| LEFT_OUT.iter().any(|(name, _)| *name == workload.name);
+    let queue: VecDeque<Workload> = Workload::all()
+        .into_iter()
+        .filter(|workload| keep(workload) && !left_out(workload))
+        .collect();
     assert!(!queue.is_empty(), "no workload is left to test");
     let queue = Mutex::new(queue);
     let failures = Mutex::new(Vec::new());

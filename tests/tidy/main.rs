@@ -50,10 +50,18 @@ const CLI_EXCEPTIONS: &[(&str, &str, &str)] = &[
 ];
 
 /// Files of more than 500 lines, and why they are not split.
-const LONG: &[(&str, &str)] = &[(
-    "migd/src/jobs/registry.rs",
-    "one actor owns all that a node knows of its jobs",
-)];
+const LONG: &[(&str, &str)] = &[
+    (
+        "migd/src/jobs/registry.rs",
+        "one actor owns all that a node knows of its jobs",
+    ),
+    (
+        "libmig/src/capture/freeze.rs",
+        "one loop, and the obstacles that it can meet",
+    ),
+    ("libmig/tests/restore.rs", "one table of hand-made images"),
+    ("migd/src/capsule/relay.rs", "one protocol, both ends"),
+];
 
 /// Ignored tests that another test runs, in a process of their own: a test that
 /// nobody runs is none.
@@ -132,6 +140,9 @@ fn lints_are_expected_and_not_allowed() {
     complain("`allow` instead of `expect` with a reason", |file| {
         let mut bad = file.lines_containing(&["#[", "allow("].concat());
         bad.extend(file.lines_containing(&["#![", "allow("].concat()));
+        // Compiled into several test binaries, of which each uses another part: an
+        // expectation would be unfulfilled in some of them.
+        bad.retain(|_| file.path != "libmig/tests/common/mod.rs");
         Some(bad)
     });
 }
@@ -177,7 +188,9 @@ fn files_are_of_a_size_to_be_read() {
     complain("too long: split it, or argue in LONG", |file| {
         let lines = file.lines_without_tests();
         let argued = LONG.iter().any(|(path, _)| *path == file.path);
-        let limit = if argued || file.is_a_test() {
+        let limit = if argued && file.is_a_test() {
+            TOO_LONG_FROM + 100
+        } else if argued || file.is_a_test() {
             TOO_LONG_FROM
         } else {
             LONG_FROM

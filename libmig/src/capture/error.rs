@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, path::PathBuf};
 
-use super::SharedError;
+use super::{SharedError, files::FilesError};
 use crate::{
     api::Obstacle,
     sys::{HostPid, ptrace::PtraceError, remote::RemoteError},
@@ -57,6 +57,10 @@ impl CaptureError {
     pub fn obstacles(&self) -> &[Obstacle] {
         match self {
             Self::Obstacles(obstacles) => obstacles,
+            Self::Files(error) => match error.downcast_ref() {
+                Some(FilesError::Refused(obstacle)) => std::slice::from_ref(obstacle),
+                _ => &[],
+            },
             _ => &[],
         }
     }

@@ -1,6 +1,7 @@
 //! The destination's end of a move.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use libmig::api::{Failure, JobId, NodeName, Obstacle};
 use libmig::image::{BulkTarget, JobImage};
@@ -21,6 +22,9 @@ use migd::capsule::{Handle, Launcher};
 /// The zygote's pid in the capsule: above everything that a job has, since
 /// the counter of a pid namespace starts low and 4,194,304 is its end.
 const ZYGOTE: i32 = 4_100_000;
+
+/// How long the end of an earlier capsule of the job is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How far the copy has come.
 enum Copy {
@@ -119,7 +123,7 @@ impl<'a> Incoming<'a> {
             program: "/proc/self/exe".into(),
             jobs: self.daemon.config.jobs_dir(),
         };
-        remove_remains(&launcher, &self.job);
+        wait_for_remains(&launcher, &self.job).map_err(|error| broken(&self.job, &error))?;
         let handle = launcher
             .spawn_guest(&self.job, uid)
             .map_err(|error| broken(&self.job, &error))?;
@@ -127,12 +131,24 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// Folders of an earlier stay, whose init has ended while no daemon was there.
-fn remove_remains(launcher: &Launcher, job: &JobId) {
+/// A capsule of an earlier stay or of an attempt that failed may be on its way out: its
+/// init ends, and the folder goes with whoever sees that first.
+fn wait_for_remains(launcher: &Launcher, job: &JobId) -> anyhow::Result<()> {
     let folder = launcher.folder(job);
-    if folder.exists() && Handle::connect(&folder).is_err() {
-        drop(std::fs::remove_dir_all(folder));
+    let deadline = Instant::now() + PATIENCE;
+    while folder.exists() {
+        anyhow::ensure!(
+            Instant::now() < deadline,
+            "{} is still in use",
+            folder.display()
+        );
+        if Handle::connect(&folder).is_err() {
+            // EBUSY or gone already: looked at again.
+            drop(Handle::remove_folder(&folder));
+        }
+        std::thread::sleep(Duration::from_millis(5));
     }
+    Ok(())
 }
 
 fn refused(reason: &str, remedy: &str) -> JobError {
