@@ -6,6 +6,7 @@
 //! Invariant: an init keeps the exit status until the job table has it on
 //! disk, so an exit is told at least once, whenever the daemon dies.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -92,6 +93,10 @@ pub(crate) fn start(daemon: &Daemon, job: &JobId) {
 
 fn watch(daemon: &Daemon, job: &JobId) -> anyhow::Result<()> {
     let folder = folder(daemon, job);
+    let Ok(mine) = std::fs::metadata(&folder).map(|folder| folder.ino()) else {
+        // Another watch has cleaned up.
+        return Ok(());
+    };
     let ended = match Handle::connect(&folder) {
         Ok(mut handle) => wait(daemon, job, &mut handle)?,
         // It ended while no daemon ran.
@@ -107,7 +112,7 @@ fn watch(daemon: &Daemon, job: &JobId) -> anyhow::Result<()> {
         info!(%job, ?status, "ended");
     }
     dismiss(&folder)?;
-    clean(&folder)
+    clean(&folder, mine)
 }
 
 /// Lets the init go, and waits until it has: it may have more to tell to
@@ -167,9 +172,15 @@ fn left_behind(folder: &Path) -> Option<ExitStatus> {
 }
 
 /// Removes what a capsule leaves, once its init is gone.
-fn clean(folder: &Path) -> anyhow::Result<()> {
+///
+/// Only of the capsule that was watched: the job may have come back meanwhile, to
+/// a folder of the same name.
+fn clean(folder: &Path, mine: u64) -> anyhow::Result<()> {
     let deadline = std::time::Instant::now() + GONE;
     loop {
+        if !std::fs::metadata(folder).is_ok_and(|folder| folder.ino() == mine) {
+            return Ok(());
+        }
         match Handle::remove_folder(folder) {
             Ok(()) => return Ok(()),
             Err(error) if std::time::Instant::now() > deadline => return Err(error),
