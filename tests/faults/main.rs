@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mig_tests::job::Job;
-use mig_tests::lab::Lab;
+use mig_tests::lab::{Lab, eventually};
 use mig_tests::workload::Workload;
 use point::{Owner, POINTS, Point};
 
@@ -79,7 +79,13 @@ fn strike(lab: &Lab, point: &Point, fault: Fault) -> Result<()> {
     })?;
     match fault {
         Fault::Error => {}
-        Fault::Kill => lab.node(point.node).start_migd(),
+        Fault::Kill => {
+            let node = lab.node(point.node);
+            eventually("the killed migd is gone", || {
+                node.status().migd_pid.is_none()
+            });
+            node.start_migd();
+        }
         Fault::Cut => lab.heal(),
     }
     let before = job.running.ticks();
