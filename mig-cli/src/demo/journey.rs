@@ -149,8 +149,12 @@ impl Run {
         let mut command = node.command(arguments);
         let mut child = command
             .stdout(Stdio::piped())
+            // Ours may be a file of this machine, which the other nodes do not have.
+            .stderr(Stdio::piped())
             .spawn()
             .context("start mig")?;
+        let mut stderr = child.stderr.take().context("a pipe that is not there")?;
+        std::thread::spawn(move || std::io::copy(&mut stderr, &mut std::io::stderr()));
         let stdout = child.stdout.take().context("a pipe that is not there")?;
         let (sender, lines) = mpsc::channel();
         // The thread ends with the program's output.
