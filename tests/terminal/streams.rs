@@ -42,10 +42,12 @@ fn a_job_in_the_middle_of_a_pipeline_moves() {
         let child = lab.node(HOME).spawn(&["bash", "-c", script]);
         let mover = Mover::new(lab, HOME, "middle");
         mover.wait_started();
-        for node in ["n2", "n3", "n1", "n2"] {
-            mover.move_to(node)?;
-        }
+        let moved: Result<Vec<_>, _> = ["n2", "n3", "n1", "n2"]
+            .into_iter()
+            .map(|node| mover.move_to(node))
+            .collect();
         let output = child.wait_with_output()?;
+        moved?;
         let text = String::from_utf8(output.stdout)?;
         let sums: Vec<&str> = text.lines().collect();
         ensure!(sums.len() == 2 && sums[0] == sums[1], "{sums:?}");
