@@ -2,37 +2,17 @@
 //! needs CAP_SYS_RESOURCE as soon as the user IDs differ. After memory,
 //! descriptors and timers, which they would stand in the way of.
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::getrlimit;
 
 use crate::{
     image::{Limit, Pid},
-    sys::remote::Batch,
+    sys::{remote::Batch, resource::RESOURCES},
 };
-
-/// In the order of RLIMIT_*.
-const ORDER: [Resource; 16] = [
-    Resource::Cpu,
-    Resource::Fsize,
-    Resource::Data,
-    Resource::Stack,
-    Resource::Core,
-    Resource::Rss,
-    Resource::Nproc,
-    Resource::Nofile,
-    Resource::Memlock,
-    Resource::As,
-    Resource::Locks,
-    Resource::Sigpending,
-    Resource::Msgqueue,
-    Resource::Nice,
-    Resource::Rtprio,
-    Resource::Rttime,
-];
 
 /// Adds the limits of process `pid`. A hard limit above this node's becomes
 /// this node's: nobody without CAP_SYS_RESOURCE could raise it.
 pub(super) fn set(batch: &mut Batch, pid: Pid, limits: &[Limit]) {
-    for ((number, wanted), resource) in (0u64..).zip(limits).zip(ORDER) {
+    for ((number, wanted), resource) in (0u64..).zip(limits).zip(RESOURCES) {
         let node = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let hard = wanted.hard.min(node);
         if hard < wanted.hard {

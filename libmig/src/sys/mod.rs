@@ -12,6 +12,7 @@ pub mod probe;
 pub mod process_vm;
 pub mod ptrace;
 pub mod remote;
+pub mod resource;
 pub mod sched;
 pub mod signal;
 pub mod tty;

@@ -13,11 +13,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use libmig::sys::clone;
+use libmig::sys::{clone, resource::RESOURCES};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
-    process::{Resource, Rlimit, setpriority_process, setrlimit},
+    process::{Rlimit, setpriority_process, setrlimit},
     thread::{
         CapabilitySet, CapabilitySets, CpuSet, configure_capability_in_ambient_set,
         remove_capability_from_bounding_set, sched_getaffinity, sched_setaffinity,
@@ -67,26 +67,6 @@ pub struct Peer<'a> {
     /// SO_PEERPIDFD: keeps `pid` from meaning another process.
     pub pidfd: BorrowedFd<'a>,
 }
-
-/// RLIMIT_* in the kernel's order, which is that of /proc/PID/limits.
-const RESOURCES: [Resource; 16] = [
-    Resource::Cpu,
-    Resource::Fsize,
-    Resource::Data,
-    Resource::Stack,
-    Resource::Core,
-    Resource::Rss,
-    Resource::Nproc,
-    Resource::Nofile,
-    Resource::Memlock,
-    Resource::As,
-    Resource::Locks,
-    Resource::Sigpending,
-    Resource::Msgqueue,
-    Resource::Nice,
-    Resource::Rtprio,
-    Resource::Rttime,
-];
 
 /// Bit of SIGPIPE in a mask.
 const SIGPIPE: u64 = 1 << 12;
@@ -338,7 +318,7 @@ mod tests {
     fn the_caller_is_read_as_the_kernel_has_it() {
         let pidfd = own_pidfd();
         let identity = Identity::of(&peer(&pidfd)).unwrap();
-        let files = rustix::process::getrlimit(Resource::Nofile);
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
         assert_eq!(identity.limits[7], (files.current, files.maximum));
         assert_eq!(
             identity.nice,
