@@ -67,6 +67,27 @@ pub fn apply(bytes: &[u8], modes: &mut Termios) -> Option<()> {
     Some(())
 }
 
+/// The modes as a shell sets them for the program that it puts in the foreground, whatever
+/// its line editor has made of them: lines, echo and signals are on; the characters stay,
+/// but for VLNEXT, which editors take away (`stty sane` gives it this value).
+#[must_use]
+pub fn cooked(mut modes: Termios) -> Termios {
+    modes.input_modes |= InputModes::ICRNL | InputModes::IXON;
+    modes.output_modes |= OutputModes::OPOST | OutputModes::ONLCR;
+    modes.local_modes |= LocalModes::ISIG
+        | LocalModes::ICANON
+        | LocalModes::IEXTEN
+        | LocalModes::ECHO
+        | LocalModes::ECHOE
+        | LocalModes::ECHOK
+        | LocalModes::ECHOCTL
+        | LocalModes::ECHOKE;
+    if modes.special_codes[Code::VLNEXT] == 0 {
+        modes.special_codes[Code::VLNEXT] = 0x16;
+    }
+    modes
+}
+
 #[cfg(test)]
 mod tests {
     use rustix::{
@@ -92,5 +113,16 @@ mod tests {
         tcsetattr(&pty, OptionalActions::Now, &modes).unwrap();
         assert_eq!(to_bytes(&tcgetattr(&pty).unwrap()), first);
         assert!(apply(&first[1..], &mut modes).is_none());
+    }
+
+    #[test]
+    fn what_a_line_editor_changed_is_cooked_again() {
+        let pty = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        let fresh = tcgetattr(&pty).unwrap();
+        let mut edited = fresh.clone();
+        edited.input_modes -= InputModes::ICRNL | InputModes::IXON;
+        edited.local_modes -= LocalModes::ICANON | LocalModes::ECHO | LocalModes::IEXTEN;
+        edited.special_codes[Code::VLNEXT] = 0;
+        assert_eq!(to_bytes(&cooked(edited)), to_bytes(&fresh));
     }
 }

@@ -71,10 +71,16 @@ impl Tty {
     }
 
     /// What the job's terminal is to be like. `foreground`: the program owns it at once.
+    /// Else the modes of now are those of the shell's line editor, which the program would
+    /// not see when its turn comes.
     pub(crate) fn request(&self, foreground: bool) -> TerminalRequest {
+        let modes = tcgetattr(&self.output).map(|modes| match foreground {
+            true => modes,
+            false => termios::cooked(modes),
+        });
         TerminalRequest {
             window: self.window().unwrap_or_default(),
-            termios: tcgetattr(&self.output)
+            termios: modes
                 .map(|modes| termios::to_bytes(&modes))
                 .unwrap_or_default(),
             foreground,
