@@ -100,12 +100,15 @@ fn type_during_a_move(
 fn resize(terminal: &mut Terminal, round: u16) -> Result<()> {
     terminal.type_in("trap 'echo win''dow' WINCH; echo rea''dy\r")?;
     terminal.expect("ready\r\n")?;
+    // At its prompt: bash loses its place when a trap comes while it reads a $().
+    terminal.expect("in-job> ")?;
     terminal.resize(30 + round, 100 + round)?;
     let (lines, columns) = (30 + round, 100 + round);
+    terminal.expect("window\r\n")?;
     terminal.type_in(&format!(
         "until [ \"$(stty size)\" = '{lines} {columns}' ]; do sleep 0.02; done; echo resiz''ed\r"
     ))?;
-    terminal.expect("window\r\n")?;
+    terminal.expect("resized\r\n")?;
     terminal.type_in("trap - WINCH; stty size; echo si''ze\r")?;
     let before = terminal.expect("size\r\n")?;
     let size = format!("{lines} {columns}");
@@ -113,9 +116,10 @@ fn resize(terminal: &mut Terminal, round: u16) -> Result<()> {
     terminal.expect("in-job> ").map(drop)
 }
 
-/// ^C ends the sleep, and not the shell.
+/// ^C ends the sleep, and not the shell. What says that it sleeps is of the group that has
+/// the keyboard then; bash itself, between two commands, would take the ^C for its own.
 fn interrupt(terminal: &mut Terminal) -> Result<()> {
-    terminal.type_in("echo slee''ping; sleep 100\r")?;
+    terminal.type_in("sh -c \"echo slee''ping; exec sleep 100\"\r")?;
     terminal.expect("sleeping\r\n")?;
     terminal.type_in("\x03")?;
     terminal.expect("in-job> ")?;

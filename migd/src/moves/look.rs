@@ -2,6 +2,7 @@
 //! frozen and nothing is changed.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
 use libmig::inspect::{self, files::FileSource};
@@ -10,8 +11,42 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::local::Local;
 
-/// Every obstacle of the tree as it is now.
+/// Looks at a job that has obstacles.
+const LOOKS: usize = 4;
+/// Between two of them a process that ends, or a pipeline that is being made, is past it.
+const REST: Duration = Duration::from_millis(3);
+
+/// Every obstacle of the tree. It runs while we look, and we see it neither at once nor
+/// twice the same: what is not there in every look passes by itself.
 pub(super) fn obstacles(local: &mut Local) -> Result<Vec<Obstacle>, Failure> {
+    lasting(|| look(local), || std::thread::sleep(REST))
+}
+
+fn lasting<E>(
+    mut look: impl FnMut() -> Result<Vec<Obstacle>, E>,
+    rest: impl Fn(),
+) -> Result<Vec<Obstacle>, E> {
+    let mut lasting = look()?;
+    let mut last = lasting.clone();
+    for _ in 1..LOOKS {
+        if last.is_empty() {
+            return Ok(last);
+        }
+        rest();
+        last = look()?;
+        lasting.retain(|obstacle| last.contains(obstacle));
+    }
+    if lasting.is_empty() {
+        lasting = last;
+        for obstacle in &mut lasting {
+            obstacle.transient = true;
+        }
+    }
+    Ok(lasting)
+}
+
+/// The obstacles of this instant.
+fn look(local: &mut Local) -> Result<Vec<Obstacle>, Failure> {
     let stdio = local.stdio()?;
     let tree = inspect::process::tree(local.init);
     let mut obstacles = inspect::preflight::preflight_tree(local.init);
@@ -33,4 +68,50 @@ pub(super) fn obstacles(local: &mut Local) -> Result<Vec<Obstacle>, Failure> {
         .collect();
     obstacles.extend(inspect::files::preflight(&sources, &stdio));
     Ok(obstacles)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use super::*;
+
+    fn obstacle(object: &str) -> Obstacle {
+        Obstacle {
+            pid: Some(2),
+            object: object.into(),
+            reason: "a".into(),
+            remedy: "none".into(),
+            transient: false,
+        }
+    }
+
+    /// What is reported when these are seen one after the other, and in how many looks.
+    fn reported(looks: &[&[&str]]) -> (Vec<(String, bool)>, usize) {
+        let mut count = 0;
+        let seen = || {
+            let now = looks[count.min(looks.len() - 1)];
+            count += 1;
+            Ok::<_, Infallible>(now.iter().map(|object| obstacle(object)).collect())
+        };
+        let found = lasting(seen, || ()).unwrap();
+        let found = found.into_iter().map(|o| (o.object, o.transient)).collect();
+        (found, count)
+    }
+
+    #[test]
+    fn only_what_is_always_there_lasts() {
+        assert_eq!(reported(&[&[]]), (vec![], 1));
+        assert_eq!(reported(&[&["a"], &[]]), (vec![], 2));
+        let socket = vec![("socket".to_owned(), false)];
+        assert_eq!(
+            reported(&[&["socket", "pipe 1"], &["socket"]]),
+            (socket, LOOKS)
+        );
+        let passing = vec![("d".to_owned(), true)];
+        assert_eq!(
+            reported(&[&["a"], &["b"], &["c"], &["d"]]),
+            (passing, LOOKS)
+        );
+    }
 }

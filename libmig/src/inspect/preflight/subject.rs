@@ -137,10 +137,20 @@ impl Subject {
         }
     }
 
-    /// The obstacles, without repeating one too often.
+    /// The obstacles, without repeating one too often. What a thread gave up as it ended
+    /// meanwhile (its namespaces, say) is none.
     pub(super) fn finish(mut self) -> Vec<Obstacle> {
         let all = self.tasks.len();
-        for (finding, tids) in std::mem::take(&mut self.of_threads) {
+        self.tasks.retain(|task| !has_ended(task.host));
+        if all > 0 && self.is_dead() {
+            return Vec::new();
+        }
+        let all = self.tasks.len();
+        for (finding, mut tids) in std::mem::take(&mut self.of_threads) {
+            tids.retain(|tid| self.tasks.iter().any(|task| task.tid == *tid));
+            if tids.is_empty() {
+                continue;
+            }
             let object = if tids.len() == all {
                 format!("process {}", self.pid)
             } else {
@@ -170,6 +180,10 @@ fn task(thread: HostPid, level: usize) -> io::Result<Task> {
 pub(super) fn leaving(stat: &Stat) -> bool {
     const PF_EXITING: u64 = 0x4;
     matches!(stat.state, b'Z' | b'X') || stat.flags & PF_EXITING != 0
+}
+
+fn has_ended(thread: HostPid) -> bool {
+    process::stat(thread).map_or_else(|error| is_gone(&error), |stat| leaving(&stat))
 }
 
 /// `thread 7`, or `threads 7, 8, 9, 10 and 3 more`.
@@ -239,6 +253,32 @@ mod tests {
             threads(&[1, 2, 3, 4, 5, 6]),
             "threads 1, 2, 3, 4 and 2 more"
         );
+    }
+
+    #[test]
+    fn what_ends_meanwhile_is_no_obstacle() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
+        let host = HostPid::new(child.id().try_into().unwrap());
+        let found = || {
+            let mut subject = Subject::look(host, 0);
+            assert!(!subject.is_dead());
+            subject.refuse_thread(subject.tasks[0].tid, Finding::new("a", "none"));
+            subject.refuse_process(Finding::new("b", "none"));
+            subject
+        };
+        assert_eq!(found().finish().len(), 2);
+        let subject = found();
+        child.kill().unwrap();
+        rustix::process::waitid(
+            rustix::process::WaitId::Pid(rustix::process::Pid::from_child(&child)),
+            rustix::process::WaitIdOptions::EXITED | rustix::process::WaitIdOptions::NOWAIT,
+        )
+        .unwrap();
+        assert_eq!(subject.finish(), []);
+        child.wait().unwrap();
     }
 
     #[test]
