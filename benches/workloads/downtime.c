@@ -7,8 +7,9 @@
  *   downtime tree N            N processes, each in a pipe to its parent
  *   downtime mappings N        N mappings that the kernel cannot merge
  *
- * Prints "ready", then answers every byte on stdin with "gap MICROSECONDS" and
- * starts afresh; ends with stdin. Memory is checked at the end. */
+ * Prints "ready", then answers every byte on stdin, and every SIGUSR1, with
+ * "gap MICROSECONDS" and starts afresh; ends with stdin or by SIGTERM. Memory
+ * is checked at the end. With /dev/null for stdin it is asked by signal only. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -21,6 +22,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -83,6 +85,27 @@ static void mappings(long n) {
     }
 }
 
+static volatile sig_atomic_t asked, ending;
+
+static void on_signal(int signal) {
+    if (signal == SIGUSR1) asked = 1;
+    if (signal == SIGTERM) ending = 1;
+}
+
+/* Whether someone wants to know. */
+static int question(int listens) {
+    if (asked) {
+        asked = 0;
+        return 1;
+    }
+    struct pollfd input = {.fd = 0, .events = POLLIN};
+    if (!listens || poll(&input, 1, 0) <= 0) return 0;
+    char byte;
+    if (read(0, &byte, 1) > 0) return 1;
+    ending = 1;
+    return 0;
+}
+
 static uint64_t *fill(size_t bytes) {
     uint64_t *memory = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (memory == MAP_FAILED) die("mmap");
@@ -114,18 +137,19 @@ int main(int argc, char **argv) {
     if (!strcmp(mode, "tree")) tree(n);
     if (!strcmp(mode, "mappings")) mappings(n);
 
+    struct stat input;
+    int listens = fstat(0, &input) == 0 && !S_ISCHR(input.st_mode);
+    signal(SIGUSR1, on_signal);
+    signal(SIGTERM, on_signal);
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("ready\n");
     int64_t last = now_us(), largest = 0;
-    for (;;) {
+    while (!ending) {
         struct timespec nap = {0, 100000};
         nanosleep(&nap, NULL);
         int64_t now = now_us();
         if (now - last > largest) largest = now - last;
-        struct pollfd asked = {.fd = 0, .events = POLLIN};
-        if (poll(&asked, 1, 0) > 0) {
-            char byte;
-            if (read(0, &byte, 1) <= 0) break;
+        if (question(listens)) {
             printf("gap %lld\n", (long long)largest);
             largest = 0;
             now = now_us();
