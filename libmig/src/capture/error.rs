@@ -14,6 +14,9 @@ pub enum CaptureError {
     /// Things that cannot move, or not at this instant.
     #[error("{}", list(.0))]
     Obstacles(Vec<Obstacle>),
+    /// The capsule's init has ended, and all its processes with it.
+    #[error("the job has ended")]
+    Ended,
     /// `/proc` did not answer as expected.
     #[error("cannot read {what} of process {pid}")]
     Proc {

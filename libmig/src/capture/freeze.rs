@@ -144,6 +144,7 @@ fn descendants(init: HostPid) -> Result<Vec<HostPid>, CaptureError> {
             Ok(children) => found.extend(children.into_iter().filter(|child| seen.insert(*child))),
             // It has ended since; its children are the init's now: the next look finds them.
             Err(error) if is_gone(&error) && parent != init => {}
+            Err(error) if is_gone(&error) => return Err(CaptureError::Ended),
             Err(source) => return Err(CaptureError::proc(parent, "children")(source)),
         }
     }

@@ -113,7 +113,7 @@ pub(super) fn bash_pipelines(directory: &Path) -> Result<()> {
 set -u -o pipefail
 trap 'echo trapped' USR1
 : > pipelines.out
-for round in $(seq 1 30); do
+for round in $(seq 1 60); do
     seq 1 40000 | awk -v r=$round '{ print ($1 * r) % 9973 }' | sort -n | uniq -c | md5sum >> pipelines.out
     ( seq 1 20000 | tr 0-9 a-j | sort -r | sha1sum ) >> pipelines.out
     tee >(wc -l > count.$round) < <(seq 1 $((round * 1000))) | tail -1 >> pipelines.out
