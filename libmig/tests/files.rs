@@ -236,14 +236,14 @@ fn a_file_that_is_another_one_is_refused_by_name() {
     };
     std::fs::write(&path, b"12345").unwrap();
     assert!(
-        refusal().contains("data: it has 5 bytes here and 4 there"),
+        refusal().contains("data: it has 5 bytes at the destination and 4 at the source"),
         "{}",
         refusal()
     );
     std::fs::remove_file(&path).unwrap();
-    assert!(refusal().ends_with("data: it is not there"));
+    assert!(refusal().ends_with("data: it is not there at the destination"));
     std::fs::create_dir(&path).unwrap();
-    assert!(refusal().ends_with("another type here"));
+    assert!(refusal().ends_with("at the destination and a regular file at the source"));
 }
 
 /// Collects what travels beside the image.

@@ -5,10 +5,12 @@
 //! published: postcard is not self-describing (see docs/wire.md).
 
 mod files;
+mod manifest;
 mod memory;
 mod process;
 
 pub use files::*;
+pub use manifest::*;
 pub use memory::*;
 pub use process::*;
 

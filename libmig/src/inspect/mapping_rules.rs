@@ -1,7 +1,7 @@
 //! Which mappings can move: kinds by name, VmFlags by an explicit list. What
 //! is not listed is refused by its name, never ignored.
 
-use super::smaps::DetailedArea;
+use super::{maps::Area, smaps::DetailedArea};
 use crate::api::Obstacle;
 
 /// What a mapping is, as far as a move is concerned.
@@ -86,7 +86,7 @@ const REFUSED: [(&[u8; 2], &str, &str); 11] = [
 /// # Errors
 /// The obstacle, for one that cannot move.
 pub fn classify(pid: i32, area: &DetailedArea) -> Result<Kind, Obstacle> {
-    let kind = kind(area).ok_or_else(|| refuse_name(pid, area))?;
+    let kind = kind(&area.area).ok_or_else(|| refuse_name(pid, area))?;
     if matches!(
         kind,
         Kind::Vdso | Kind::Vvar | Kind::VvarClock | Kind::Vsyscall
@@ -123,19 +123,20 @@ pub fn describe(area: &DetailedArea) -> String {
     }
 }
 
-fn kind(area: &DetailedArea) -> Option<Kind> {
-    let name = area.area.name.as_slice();
+/// What a mapping is by its name; nothing for one that cannot move.
+pub(super) fn kind(area: &Area) -> Option<Kind> {
+    let name = area.name.as_slice();
     match name {
-        b"" | b"[heap]" | b"[stack]" if !area.area.shared => return Some(Kind::Anonymous),
+        b"" | b"[heap]" | b"[stack]" if !area.shared => return Some(Kind::Anonymous),
         b"[vdso]" => return Some(Kind::Vdso),
         b"[vvar]" => return Some(Kind::Vvar),
         b"[vvar_vclock]" => return Some(Kind::VvarClock),
         b"[vsyscall]" => return Some(Kind::Vsyscall),
         // MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB has a file of the kernel's behind it.
-        b"/anon_hugepage (deleted)" if !area.area.shared => return Some(Kind::Anonymous),
+        b"/anon_hugepage (deleted)" if !area.shared => return Some(Kind::Anonymous),
         _ => {}
     }
-    if name.starts_with(b"[anon:") && !area.area.shared {
+    if name.starts_with(b"[anon:") && !area.shared {
         return Some(Kind::Anonymous);
     }
     if matches!(name, b"/dev/zero (deleted)" | b"/anon_hugepage (deleted)")

@@ -1,14 +1,11 @@
 //! The destination's side of a move, phase by phase.
 
-use std::{
-    io::{Read, Write},
-    time::Instant,
-};
+use std::time::Instant;
 
 use super::{DestinationJob, failpoint, job::MoveError};
 use crate::{
     image::JobImage,
-    transfer::{Connection, Incoming, Message, Offer, TransferError},
+    transfer::{Connection, Incoming, Link, Message, TransferError},
 };
 
 /// How an arrival ended.
@@ -33,7 +30,7 @@ pub enum Arrival {
 
 /// Takes a job in. The first frame that is read is the offer.
 #[must_use = "an undecided copy must be resolved by asking the source"]
-pub fn receive<J: DestinationJob>(job: &mut J, stream: impl Read + Write) -> Arrival {
+pub fn receive<J: DestinationJob>(job: &mut J, stream: impl Link) -> Arrival {
     let mut connection = Connection::new(stream);
     let built = reserve(job, &mut connection)
         .and_then(Reserved::fill)
@@ -48,19 +45,14 @@ pub fn receive<J: DestinationJob>(job: &mut J, stream: impl Read + Write) -> Arr
     }
 }
 
-fn reserve<'a, J: DestinationJob, S: Read + Write>(
+fn reserve<'a, J: DestinationJob, S: Link>(
     job: &'a mut J,
     connection: &'a mut Connection<S>,
 ) -> Result<Reserved<'a, J, S>, MoveError> {
     const DOING: &str = "taking the offer";
-    let offer: Box<Offer> = connection
-        .expect("an offer", |message| match message {
-            Message::Offer(offer) => Ok(offer),
-            other => Err(other),
-        })
-        .map_err(MoveError::there(DOING))?;
+    let proposal = connection.proposal().map_err(MoveError::there(DOING))?;
     failpoint::hit("destination.offer")
-        .and_then(|()| job.reserve(&offer))
+        .and_then(|()| job.reserve(&proposal))
         .and_then(|()| failpoint::hit("destination.reserved"))
         .map_err(MoveError::here("preparing for the job"))?;
     connection
@@ -76,7 +68,7 @@ fn reserve<'a, J: DestinationJob, S: Read + Write>(
     Ok(Reserved {
         job,
         connection,
-        epoch: offer.epoch,
+        epoch: proposal.offer.epoch,
     })
 }
 
@@ -89,7 +81,7 @@ struct Reserved<'a, J, S> {
     epoch: u64,
 }
 
-impl<'a, J: DestinationJob, S: Read + Write> Reserved<'a, J, S> {
+impl<'a, J: DestinationJob, S: Link> Reserved<'a, J, S> {
     fn fill(self) -> Result<Filled<'a, J, S>, MoveError> {
         let (state, image) =
             receive_image(self.connection).map_err(MoveError::there("receiving the image"))?;
@@ -130,7 +122,7 @@ impl<'a, J: DestinationJob, S: Read + Write> Reserved<'a, J, S> {
     }
 }
 
-fn receive_image<S: Read + Write>(
+fn receive_image<S: Link>(
     connection: &mut Connection<S>,
 ) -> Result<(Vec<u8>, JobImage), TransferError> {
     let state = connection.expect("the capsule's state", |message| match message {
@@ -152,7 +144,7 @@ struct Filled<'a, J, S> {
     epoch: u64,
 }
 
-impl<'a, J: DestinationJob, S: Read + Write> Filled<'a, J, S> {
+impl<'a, J: DestinationJob, S: Link> Filled<'a, J, S> {
     fn finish(self) -> Result<Built<'a, J, S>, MoveError> {
         let began = Instant::now();
         failpoint::hit("destination.bulk")
@@ -177,7 +169,7 @@ struct Built<'a, J, S> {
     build_ns: u64,
 }
 
-impl<J: DestinationJob, S: Read + Write> Built<'_, J, S> {
+impl<J: DestinationJob, S: Link> Built<'_, J, S> {
     fn release(self) -> Arrival {
         let epoch = self.epoch;
         let build_ns = self.build_ns;

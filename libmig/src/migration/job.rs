@@ -8,7 +8,7 @@ use crate::{
     api::{Obstacle, Phase},
     capture::BulkSink,
     image::{BulkTarget, JobImage},
-    transfer::{Offer, Refusal, TransferError},
+    transfer::{Proposal, Refusal, TransferError},
 };
 
 /// An error of a job's end, with the obstacles that it names, if any.
@@ -108,11 +108,12 @@ pub trait SourceJob {
     /// A phase begins. Time spent here is part of the pause from `Freeze` on.
     fn entered(&mut self, phase: Phase);
 
-    /// Says what the destination must know. The job runs.
+    /// Says what the destination must know. The job runs, and no other node has
+    /// been spoken to.
     ///
     /// # Errors
     /// Obstacles: what cannot move is refused before anything is frozen.
-    fn offer(&mut self) -> Result<Offer, JobError>;
+    fn propose(&mut self) -> Result<Proposal, JobError>;
 
     /// Stops every thread. On an error the job must run on.
     ///
@@ -159,11 +160,12 @@ pub trait SourceJob {
 
 /// The destination's end.
 pub trait DestinationJob {
-    /// Makes a capsule and everything else that can exist before the job is frozen.
+    /// Judges the proposal, then makes a capsule and everything else that can
+    /// exist before the job is frozen.
     ///
     /// # Errors
-    /// Why the job may not come.
-    fn reserve(&mut self, offer: &Offer) -> Result<(), JobError>;
+    /// Why the job may not come: every obstacle in one go.
+    fn reserve(&mut self, proposal: &Proposal) -> Result<(), JobError>;
 
     /// Creates the processes and lays out their memory.
     ///

@@ -1,7 +1,7 @@
 //! The conductor: what happens next in a move, and who owns the job when.
 //!
 //! ```text
-//!  source       Offered ─► Prepared ─► Frozen ─► Built ─► Committed ─► (reaped)
+//!  source       Proposed ─► Offered ─► Prepared ─► Frozen ─► Built ─► Committed ─► (reaped)
 //!                  │           │          │        │          │
 //!                  └───────────┴──────────┴────────┴─ abort   └─ lost answer: Unknown
 //!
@@ -29,4 +29,4 @@ mod tests;
 pub use destination::{Arrival, receive};
 pub use handover::{Commit, Verdict};
 pub use job::{DestinationJob, JobError, MoveError, SourceJob};
-pub use source::{Departure, Moved, Offered};
+pub use source::{Departure, Moved, Offered, Proposed};

@@ -1,14 +1,11 @@
 //! The source's side of a move, phase by phase.
 
-use std::{
-    io::{Read, Write},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{SourceJob, failpoint, handover::Commit, job::MoveError};
 use crate::{
     api::Phase,
-    transfer::{Connection, Message, Offer, TransferError},
+    transfer::{Connection, Link, Message, Proposal},
 };
 
 /// How a departure ended.
@@ -41,6 +38,41 @@ pub struct Moved {
     pub phases: Vec<(Phase, Duration)>,
 }
 
+/// Nothing here stands in the way of a move; no other node knows of it yet.
+///
+/// Afterwards: the job runs here.
+pub struct Proposed<'a, J> {
+    job: &'a mut J,
+    proposal: Proposal,
+    clock: Clock,
+}
+
+impl<'a, J: SourceJob> Proposed<'a, J> {
+    /// Begins a move: what cannot move from here is refused before anybody is dialled.
+    ///
+    /// # Errors
+    /// Why it cannot move.
+    pub fn new(job: &'a mut J) -> Result<Self, MoveError> {
+        let clock = Clock::start();
+        let proposal = job.propose().map_err(MoveError::here("offering the job"))?;
+        Ok(Self {
+            job,
+            proposal,
+            clock,
+        })
+    }
+
+    /// With a connection to the destination, on which nothing of the move has been said.
+    pub fn to<S: Link>(self, stream: S) -> Offered<'a, J, S> {
+        Offered {
+            job: self.job,
+            connection: Connection::new(stream),
+            proposal: self.proposal,
+            clock: self.clock,
+        }
+    }
+}
+
 /// The destination has been found; nothing has been said.
 ///
 /// Afterwards: `Ok`, the job runs here and the destination is ready for it;
@@ -48,21 +80,11 @@ pub struct Moved {
 pub struct Offered<'a, J, S> {
     job: &'a mut J,
     connection: Connection<S>,
-    epoch: u64,
+    proposal: Proposal,
     clock: Clock,
 }
 
-impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
-    /// Begins a move.
-    pub fn new(job: &'a mut J, stream: S) -> Self {
-        Self {
-            job,
-            connection: Connection::new(stream),
-            epoch: 0,
-            clock: Clock::start(),
-        }
-    }
-
+impl<'a, J: SourceJob, S: Link> Offered<'a, J, S> {
     /// Goes through all phases.
     #[must_use = "an unknown outcome must be resolved by asking"]
     pub fn run(self) -> Departure {
@@ -88,15 +110,10 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
     }
 
     fn negotiate(&mut self) -> Result<Duration, MoveError> {
-        let offer: Offer = self
-            .job
-            .offer()
-            .map_err(MoveError::here("offering the job"))?;
-        self.epoch = offer.epoch;
         self.enter(Phase::Prepare);
         failpoint::hit("source.offer").map_err(MoveError::here("offering the job"))?;
         self.connection
-            .send(&Message::Offer(Box::new(offer)))
+            .propose(&self.proposal)
             .and_then(|()| self.connection.expect("an acceptance", accepted))
             .map_err(MoveError::there("offering the job"))?;
         let sent = Instant::now();
@@ -105,6 +122,10 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
             .and_then(|()| self.connection.expect("a pong", pong))
             .map_err(MoveError::there("offering the job"))?;
         Ok(sent.elapsed() / 2)
+    }
+
+    fn epoch(&self) -> u64 {
+        self.proposal.offer.epoch
     }
 
     fn enter(&mut self, phase: Phase) {
@@ -116,7 +137,7 @@ impl<'a, J: SourceJob, S: Read + Write> Offered<'a, J, S> {
     /// tells more than the broken pipe.
     fn explained(&mut self, error: MoveError) -> MoveError {
         match self.connection.last_words() {
-            Some(refusal) => MoveError::there(error.doing())(TransferError::Refused(refusal)),
+            Some(words) => MoveError::there(error.doing())(words),
             None => error,
         }
     }
@@ -135,7 +156,7 @@ struct Prepared<'a, J, S> {
     latency: Duration,
 }
 
-impl<'a, J: SourceJob, S: Read + Write> Prepared<'a, J, S> {
+impl<'a, J: SourceJob, S: Link> Prepared<'a, J, S> {
     fn freeze(mut self) -> Result<Frozen<'a, J, S>, MoveError> {
         self.at.enter(Phase::Freeze);
         let began = Instant::now();
@@ -174,7 +195,7 @@ struct Frozen<'a, J, S> {
     state: Vec<u8>,
 }
 
-impl<'a, J: SourceJob, S: Read + Write> Frozen<'a, J, S> {
+impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
     fn send(mut self) -> Result<Built<'a, J, S>, MoveError> {
         match self.deliver() {
             Ok(()) => Ok(Built {
@@ -232,11 +253,12 @@ struct Built<'a, J, S> {
     began: Instant,
 }
 
-impl<'a, J: SourceJob, S: Read + Write> Built<'a, J, S> {
+impl<'a, J: SourceJob, S: Link> Built<'a, J, S> {
     fn commit(self) -> Result<Committed<'a, J, S>, MoveError> {
-        match self.at.job.commit(self.at.epoch) {
+        let epoch = self.at.epoch();
+        match self.at.job.commit(epoch) {
             Ok(()) => Ok(Committed {
-                commit: Commit::recorded(self.at.epoch),
+                commit: Commit::recorded(epoch),
                 at: self.at,
                 latency: self.latency,
                 began: self.began,
@@ -261,7 +283,7 @@ struct Committed<'a, J, S> {
     began: Instant,
 }
 
-impl<J: SourceJob, S: Read + Write> Committed<'_, J, S> {
+impl<J: SourceJob, S: Link> Committed<'_, J, S> {
     fn release(mut self) -> Departure {
         let epoch = self.commit.epoch();
         self.at.enter(Phase::Release);

@@ -10,8 +10,8 @@ use std::{
 use super::*;
 use crate::{
     capture::BulkSink,
-    image::{BulkTarget, CapsuleImage, Clocks, JobImage},
-    transfer::Offer,
+    image::{BulkTarget, CapsuleImage, Clocks, FilePath, JobImage, NeededFile, Usage},
+    transfer::{Link as TransferLink, Offer, Proposal, TransferError},
 };
 
 /// One end of a link of which each direction carries at most so many bytes.
@@ -73,6 +73,32 @@ impl Write for Link {
     }
 }
 
+impl TransferLink for Link {
+    fn has_news(&mut self) -> bool {
+        if self.rest.is_empty() {
+            match self.incoming.try_recv() {
+                Ok(bytes) => self.rest = bytes,
+                Err(mpsc::TryRecvError::Empty) => return false,
+                Err(mpsc::TryRecvError::Disconnected) => {}
+            }
+        }
+        true
+    }
+}
+
+fn needed(name: usize) -> NeededFile {
+    NeededFile {
+        pid: 2,
+        usage: Usage::Mapping,
+        file: FilePath {
+            path: format!("/lib/{name}").into_bytes(),
+            mode: libc::S_IFREG | 0o644,
+            size: 7,
+        },
+        settled: true,
+    }
+}
+
 /// Which copies run, and every moment at which two did.
 #[derive(Debug, Default)]
 struct World {
@@ -91,6 +117,7 @@ impl World {
 struct Source {
     world: Arc<Mutex<World>>,
     image: Option<JobImage>,
+    files: usize,
     /// Bulk is sent only when the destination has gone, if there is this.
     gone: Option<mpsc::Receiver<()>>,
 }
@@ -100,6 +127,7 @@ impl Source {
         Self {
             world: Arc::clone(world),
             image: None,
+            files: 2,
             gone: None,
         }
     }
@@ -108,8 +136,8 @@ impl Source {
 impl SourceJob for Source {
     fn entered(&mut self, _: crate::api::Phase) {}
 
-    fn offer(&mut self) -> Result<Offer, JobError> {
-        Ok(Offer {
+    fn propose(&mut self) -> Result<Proposal, JobError> {
+        let offer = Offer {
             job: "n1-1".into(),
             epoch: 2,
             home: "n1".into(),
@@ -127,7 +155,10 @@ impl SourceJob for Source {
             highest_tid: 2,
             memory_bytes: 4096,
             cpu: Vec::new(),
-        })
+            files: 0,
+        };
+        let files = (0..self.files).map(needed).collect();
+        Ok(Proposal { offer, files })
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {
@@ -194,13 +225,15 @@ impl SourceJob for Source {
 struct Destination {
     world: Arc<Mutex<World>>,
     bytes: usize,
+    files: Vec<NeededFile>,
     refuses: bool,
     built: bool,
     discarded: bool,
 }
 
 impl DestinationJob for Destination {
-    fn reserve(&mut self, _: &Offer) -> Result<(), JobError> {
+    fn reserve(&mut self, proposal: &Proposal) -> Result<(), JobError> {
+        self.files = proposal.files.clone();
         Ok(())
     }
 
@@ -237,6 +270,13 @@ impl DestinationJob for Destination {
     }
 }
 
+fn depart(source: &mut Source, near: Link) -> Departure {
+    Proposed::new(source)
+        .expect("nothing stands in the way")
+        .to(near)
+        .run()
+}
+
 /// One move over a link that breaks after so many bytes.
 fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>, bool) {
     let world = Arc::new(Mutex::new(World {
@@ -252,7 +292,7 @@ fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>,
         let arrival = receive(&mut destination, far);
         (arrival, destination.discarded)
     });
-    let departure = Offered::new(&mut Source::new(&world), near).run();
+    let departure = depart(&mut Source::new(&world), near);
     let (arrival, discarded) = other_end.join().expect("the destination must not panic");
     (departure, arrival, world, discarded)
 }
@@ -325,11 +365,11 @@ fn a_destination_that_gives_up_while_it_is_sent_to_is_heard() {
     });
     let mut source = Source::new(&world);
     source.gone = Some(gone);
-    let departure = Offered::new(&mut source, near).run();
+    let departure = depart(&mut source, near);
     let arrival = other_end.join().unwrap();
     assert!(matches!(arrival, Arrival::Discarded(_)));
     let Departure::Stayed(MoveError::There {
-        source: crate::transfer::TransferError::Refused(refusal),
+        source: TransferError::Refused(refusal),
         ..
     }) = departure
     else {
@@ -340,4 +380,36 @@ fn a_destination_that_gives_up_while_it_is_sent_to_is_heard() {
         "{refusal}"
     );
     assert!(world.lock().unwrap().source_runs);
+}
+
+#[test]
+fn a_long_list_of_files_arrives_whole() {
+    let world = Arc::new(Mutex::new(World {
+        source_runs: true,
+        ..World::default()
+    }));
+    let (near, far) = link(usize::MAX, usize::MAX);
+    let mut destination = Destination {
+        world: Arc::clone(&world),
+        ..Destination::default()
+    };
+    let other_end = thread::spawn(move || {
+        let arrival = receive(&mut destination, far);
+        (arrival, destination.files)
+    });
+    let mut source = Source::new(&world);
+    source.files = 50_000;
+    assert!(matches!(depart(&mut source, near), Departure::Moved(_)));
+    let (_, files) = other_end.join().unwrap();
+    assert_eq!(files, (0..50_000).map(needed).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_destination_that_ends_without_a_word_is_called_silent() {
+    let (departure, ..) = attempt(usize::MAX, 0);
+    let Departure::Stayed(error) = departure else {
+        panic!("{departure:?}");
+    };
+    let words = error.refusal().to_string();
+    assert!(words.contains("without a word"), "{words}");
 }

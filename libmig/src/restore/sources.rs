@@ -19,6 +19,7 @@ use super::{
 use crate::{
     api::Obstacle,
     image::{FilePath, Pid, SharedId, SharedKind, SharedMemory},
+    inspect::manifest,
     sys::remote::{Batch, Injector},
 };
 
@@ -63,22 +64,17 @@ impl MappedFiles {
             Mode::empty(),
             ResolveFlags::IN_ROOT,
         )
-        .map_err(|errno| obstacle(pid, file, format!("cannot be opened here: {errno}")))?;
-        let found =
-            rustix::fs::fstat(&opened).map_err(|errno| obstacle(pid, file, errno.to_string()))?;
-        if (found.st_mode ^ file.mode) & libc::S_IFMT != 0 {
-            return Err(obstacle(pid, file, "is a file of another type here"));
-        }
-        let regular = found.st_mode & libc::S_IFMT == libc::S_IFREG;
-        if regular && u64::try_from(found.st_size) != Ok(file.size) {
-            return Err(obstacle(
+        .map_err(|errno| {
+            obstacle(
                 pid,
                 file,
-                format!(
-                    "has {} bytes here and {} at the source",
-                    found.st_size, file.size
-                ),
-            ));
+                format!("it cannot be opened at the destination: {errno}"),
+            )
+        })?;
+        let found =
+            rustix::fs::fstat(&opened).map_err(|errno| obstacle(pid, file, errno.to_string()))?;
+        if let Some(reason) = manifest::difference(&found, file, true) {
+            return Err(obstacle(pid, file, reason));
         }
         Ok(opened)
     }

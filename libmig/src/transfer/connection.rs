@@ -1,6 +1,6 @@
 //! One connection on which one job moves: counted, bounded, in phase.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind::UnexpectedEof, Read, Write};
 
 use thiserror::Error;
 
@@ -28,6 +28,9 @@ pub enum TransferError {
     /// The other side ended the move before the commit point.
     #[error("the other node refused: {0}")]
     Refused(Refusal),
+    /// The other side has closed the connection and given no reason.
+    #[error("the other node closed the connection without a word: its daemon may have ended")]
+    Silent,
     /// Bytes were lost or made up on the way.
     #[error("{got} bytes of bulk arrived, {sent} were sent")]
     Incomplete {
@@ -63,6 +66,7 @@ impl Incoming {
                 Message::Built { .. } => "'built'",
                 Message::Commit { .. } => "a commit",
                 Message::Released => "'released'",
+                Message::Files(_) => "a list of files",
             },
             Self::Image(_) => "an image",
             Self::Bulk(_) => "bulk",
@@ -82,6 +86,19 @@ impl Incoming {
     }
 }
 
+/// A stream to the other node. What has arrived can be read also when writing fails.
+pub trait Link: Read + Write {
+    /// Whether the other node has said something that has not been read, or has
+    /// closed its end. Never blocks.
+    fn has_news(&mut self) -> bool;
+}
+
+impl<L: Link + ?Sized> Link for &mut L {
+    fn has_news(&mut self) -> bool {
+        (**self).has_news()
+    }
+}
+
 /// A stream to the other node, and what has gone over it.
 #[derive(Debug)]
 pub struct Connection<S> {
@@ -89,11 +106,11 @@ pub struct Connection<S> {
     buffer: Vec<u8>,
     sent: u64,
     bulk: u64,
-    /// A write has failed because nobody reads any more.
-    closed: bool,
+    /// The other side has spoken out of its turn, or reads no more.
+    interrupted: bool,
 }
 
-impl<S: Read + Write> Connection<S> {
+impl<S: Link> Connection<S> {
     /// Wraps an authenticated stream on which nothing of the move has been said.
     pub const fn new(stream: S) -> Self {
         Self {
@@ -101,7 +118,7 @@ impl<S: Read + Write> Connection<S> {
             buffer: Vec::new(),
             sent: 0,
             bulk: 0,
-            closed: false,
+            interrupted: false,
         }
     }
 
@@ -145,7 +162,11 @@ impl<S: Read + Write> Connection<S> {
     /// # Errors
     /// What the stream or the decoder says; end of stream is an error.
     pub fn receive(&mut self) -> Result<Incoming, TransferError> {
-        match wire::read_frame(&mut self.stream, &mut self.buffer)? {
+        let read = wire::read_frame(&mut self.stream, &mut self.buffer);
+        match read.map_err(|error| match error {
+            FrameError::Connection(error) if error.kind() == UnexpectedEof => TransferError::Silent,
+            other => TransferError::Frame(other),
+        })? {
             Frame::Message(message) => Ok(Incoming::Message(message)),
             Frame::Image(image) => Ok(Incoming::Image(image)),
             Frame::Bulk(target) => {
@@ -184,31 +205,35 @@ impl<S: Read + Write> Connection<S> {
         flushed.map_err(|error| self.note(error).into())
     }
 
-    /// Why the other side has stopped to read, if a write has failed because of
-    /// that and it said so: the refusal of a node that gives up while it is being
-    /// sent to waits behind the error. Never blocks on a connection that works.
-    pub fn last_words(&mut self) -> Option<Refusal> {
-        if !self.closed {
+    /// Why the other side has interrupted us, if it has: the refusal of a node
+    /// that gives up while it is being sent to waits behind the error of a write.
+    /// Never blocks on a connection that works.
+    pub fn last_words(&mut self) -> Option<TransferError> {
+        if !self.interrupted {
             return None;
         }
-        match self.receive() {
-            Ok(Incoming::Message(Message::Refused(refusal))) => Some(refusal),
-            _ => None,
-        }
+        Some(match self.receive() {
+            Ok(words) => words.instead_of("no word while it is being sent to"),
+            Err(_) => TransferError::Silent,
+        })
     }
 
     fn note(&mut self, error: FrameError) -> FrameError {
         use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
         if let FrameError::Connection(error) = &error {
             let kind = error.kind();
-            self.closed |= matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset);
+            self.interrupted |= matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset);
         }
         error
     }
 }
 
-impl<S: Read + Write> BulkSink for Connection<S> {
+impl<S: Link> BulkSink for Connection<S> {
     fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> std::io::Result<()> {
+        if self.stream.has_news() {
+            self.interrupted = true;
+            return Err(std::io::Error::other("the other node interrupts"));
+        }
         let written =
             wire::write_bulk(&mut self.stream, target, bytes).map_err(|error| {
                 match self.note(error) {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::api::Obstacle;
+use crate::{api::Obstacle, image::NeededFile};
 
 /// A control message of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,6 +36,8 @@ pub enum Message {
     },
     /// Destination: it runs.
     Released,
+    /// Source: a piece of the list of files that the offer announced.
+    Files(Vec<NeededFile>),
 }
 
 /// What the destination must know before it says yes.
@@ -76,6 +78,8 @@ pub struct Offer {
     /// Opaque description of the source's CPU, compared by the destination.
     #[serde(with = "serde_bytes")]
     pub cpu: Vec<u8>,
+    /// Files that the job uses by name; they follow, in [`Message::Files`].
+    pub files: u32,
 }
 
 /// Why a move does not go on.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   source                           destination
-//!     Offer            ───────────►
+//!     Offer, Files     ───────────►                    every file that the job uses by name
 //!                      ◄───────────  Accepted          capsule and husks are ready
 //!     Ping             ───────────►
 //!                      ◄───────────  Pong              (measures the link)
@@ -20,6 +20,8 @@
 
 mod connection;
 mod message;
+mod proposal;
 
-pub use connection::{Connection, Incoming, TransferError};
+pub use connection::{Connection, Incoming, Link, TransferError};
 pub use message::{Message, Offer, Refusal};
+pub use proposal::Proposal;

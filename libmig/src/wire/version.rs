@@ -1,11 +1,12 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 2. The offer is followed by the files that the job needs.
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 1;
+pub const NEWEST: u16 = 2;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 1;
+pub const OLDEST: u16 = 2;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]
@@ -20,7 +21,7 @@ mod tests {
 
     #[test]
     fn picks_the_newest_that_both_speak() {
-        assert_eq!(common(1, 1), Some(1));
+        assert_eq!(common(OLDEST, OLDEST), Some(OLDEST));
         assert_eq!(common(1, 9), Some(NEWEST));
     }
 

@@ -1,11 +1,15 @@
 //! `mig why`: everything that stands in the way of a move.
 
-use libmig::api::{Code, Failure, NodeName, Obstacle, Reply, Request, Target, WhyReport};
+use libmig::api::{Code, Failure, JobId, NodeName, Obstacle, Reply, Request, Target, WhyReport};
+
+use libmig::image::NeededFile;
+use libmig::inspect::cpu::CpuFeatures;
 
 use super::Caller;
 use super::target::{self, Route};
 use crate::daemon::Daemon;
-use crate::moves;
+use crate::moves::{self, Look};
+use crate::peer::message::{Answer, Question};
 
 /// Asks the node that hosts the job.
 pub(super) async fn handle(
@@ -25,13 +29,20 @@ pub(super) async fn handle(
             return target::forward(daemon, caller, &node, request).await;
         }
     };
-    let (mover, asked, destination) = (daemon.clone(), job.clone(), to.clone());
-    let look = move || moves::obstacles(&mover, &asked, destination.as_ref());
-    let mut obstacles = tokio::task::spawn_blocking(look)
+    let (mover, asked) = (daemon.clone(), job.clone());
+    let look = tokio::task::spawn_blocking(move || moves::look(&mover, &asked));
+    let Look {
+        mut obstacles,
+        files,
+    } = look
         .await
         .map_err(|error| Failure::from_error(Code::Failed, "the look at it failed", &error))??;
     if let Some(to) = &to {
-        obstacles.extend(destination_obstacle(daemon, to));
+        let there = match destination_obstacle(daemon, to) {
+            Some(obstacle) => vec![obstacle],
+            None => ask(daemon, to, &job, view.record.uid, files).await?,
+        };
+        obstacles.extend(there);
     }
     if let Some(leaving) = view.leaving {
         obstacles.push(Obstacle {
@@ -54,6 +65,34 @@ pub(super) async fn handle(
         movable,
         obstacles,
     }))
+}
+
+/// What the destination has against the job.
+async fn ask(
+    daemon: &Daemon,
+    to: &NodeName,
+    job: &JobId,
+    uid: u32,
+    files: Vec<NeededFile>,
+) -> Result<Vec<Obstacle>, Failure> {
+    let cpu = postcard::to_stdvec(&CpuFeatures::of_this_machine()).map_err(|error| {
+        Failure::from_error(Code::Failed, "this node's CPU cannot be described", &error)
+    })?;
+    let question = Question::Admit {
+        job: job.clone(),
+        uid,
+        cpu,
+        files,
+    };
+    let limit = daemon.config.peer_timeout();
+    match daemon.peers.ask(to, question, limit).await {
+        Ok(Answer::Obstacles(obstacles)) => Ok(obstacles),
+        Ok(_) => Err(Failure::new(
+            Code::Protocol,
+            format!("node `{to}` answered something else"),
+        )),
+        Err(error) => Err(error.failure(to)),
+    }
 }
 
 /// What is the matter with the destination as a whole.

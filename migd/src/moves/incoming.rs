@@ -3,16 +3,16 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libmig::api::{Failure, JobId, NodeName, Obstacle};
+use libmig::api::{Failure, JobId, NodeName};
 use libmig::image::{BulkTarget, JobImage};
-use libmig::inspect::cpu::CpuFeatures;
 use libmig::migration::{DestinationJob, JobError};
 use libmig::restore::{self, Building, CapsuleRef, Complete, Prepared, RestoreError};
 use libmig::sys::HostPid;
-use libmig::transfer::Offer;
+use libmig::transfer::Proposal;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use tracing::warn;
 
+use super::admission::{self, Candidate};
 use super::local::{Local, broken};
 use crate::daemon::Daemon;
 use crate::jobs::record::{JobRecord, Place};
@@ -72,30 +72,24 @@ impl<'a> Incoming<'a> {
             .ok_or_else(|| "there is no capsule yet".into())
     }
 
-    /// The offer must be the one that the connection was opened for.
-    fn admit(&self, offer: &Offer) -> Result<JobRecord, JobError> {
+    /// The offer must be the one that the connection was opened for, and nothing
+    /// may stand in its way here.
+    fn admit(&self, proposal: &Proposal) -> Result<JobRecord, JobError> {
+        let offer = &proposal.offer;
         if offer.job != self.job.to_string() || offer.epoch != self.epoch {
             return Err("the offer is for another job than the connection".into());
         }
-        if offer.uid == 0 && !self.daemon.config.accept_root {
-            return Err(refused(
-                "jobs of root are not accepted here",
-                "set accept_root in migd.toml of this node, or run the job as another user",
-            ));
-        }
-        let theirs: CpuFeatures = postcard::from_bytes(&offer.cpu)?;
-        let missing = theirs.missing_at(&CpuFeatures::of_this_machine());
-        if !missing.is_empty() {
-            let obstacles = missing.iter().map(|mismatch| Obstacle {
-                pid: None,
-                object: format!("cpu of {}", self.daemon.node()),
-                reason: mismatch.to_string(),
-                remedy: "move it to a node with the same kind of CPU".into(),
-                transient: false,
-            });
+        let candidate = Candidate {
+            job: &self.job,
+            uid: offer.uid,
+            cpu: &offer.cpu,
+            files: &proposal.files,
+        };
+        let obstacles = admission::obstacles(self.daemon, &candidate)?;
+        if !obstacles.is_empty() {
             return Err(JobError {
-                error: "the CPUs differ".into(),
-                obstacles: obstacles.collect(),
+                error: format!("it cannot live on {}", self.daemon.node()).into(),
+                obstacles,
             });
         }
         Ok(JobRecord {
@@ -151,19 +145,6 @@ fn wait_for_remains(launcher: &Launcher, job: &JobId) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn refused(reason: &str, remedy: &str) -> JobError {
-    JobError {
-        error: reason.into(),
-        obstacles: vec![Obstacle {
-            pid: None,
-            object: "job".into(),
-            reason: reason.into(),
-            remedy: remedy.into(),
-            transient: false,
-        }],
-    }
-}
-
 fn restoring(error: RestoreError) -> JobError {
     JobError {
         obstacles: error.obstacles().to_vec(),
@@ -172,8 +153,9 @@ fn restoring(error: RestoreError) -> JobError {
 }
 
 impl DestinationJob for Incoming<'_> {
-    fn reserve(&mut self, offer: &Offer) -> Result<(), JobError> {
-        let record = self.admit(offer)?;
+    fn reserve(&mut self, proposal: &Proposal) -> Result<(), JobError> {
+        let record = self.admit(proposal)?;
+        let offer = &proposal.offer;
         self.main = offer.main;
         self.daemon
             .jobs

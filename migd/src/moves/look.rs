@@ -1,25 +1,42 @@
-//! What stands in the way of a move, asked while the job runs: nothing is
-//! frozen and nothing is changed.
+//! What stands in the way of a move and what the destination has to have, asked
+//! while the job runs: nothing is frozen and nothing is changed.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
+use libmig::image::NeededFile;
 use libmig::inspect::{self, files::FileSource};
 use libmig::sys::HostPid;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::local::Local;
 
+/// A running job, as far as a move of it is concerned.
+#[derive(Debug)]
+pub(crate) struct Look {
+    /// What stands in the way here.
+    pub(crate) obstacles: Vec<Obstacle>,
+    /// What a destination has to have.
+    pub(crate) files: Vec<NeededFile>,
+}
+
 /// Looks at a job that has obstacles.
 const LOOKS: usize = 4;
 /// Between two of them a process that ends, or a pipeline that is being made, is past it.
 const REST: Duration = Duration::from_millis(3);
 
-/// Every obstacle of the tree. It runs while we look, and we see it neither at once nor
-/// twice the same: what is not there in every look passes by itself.
-pub(super) fn obstacles(local: &mut Local) -> Result<Vec<Obstacle>, Failure> {
-    lasting(|| look(local), || std::thread::sleep(REST))
+/// The tree. It runs while we look, and we see it neither at once nor twice the same:
+/// an obstacle that is not there in every look passes by itself.
+pub(super) fn at(local: &mut Local) -> Result<Look, Failure> {
+    let mut files = Vec::new();
+    let look = || {
+        let look = instant(local)?;
+        files = look.files;
+        Ok(look.obstacles)
+    };
+    let obstacles = lasting(look, || std::thread::sleep(REST))?;
+    Ok(Look { obstacles, files })
 }
 
 fn lasting<E>(
@@ -45,8 +62,8 @@ fn lasting<E>(
     Ok(lasting)
 }
 
-/// The obstacles of this instant.
-fn look(local: &mut Local) -> Result<Vec<Obstacle>, Failure> {
+/// The tree at this instant.
+fn instant(local: &mut Local) -> Result<Look, Failure> {
     let stdio = local.stdio()?;
     let tree = inspect::process::tree(local.init);
     let mut obstacles = inspect::preflight::preflight_tree(local.init);
@@ -67,7 +84,8 @@ fn look(local: &mut Local) -> Result<Vec<Obstacle>, Failure> {
         })
         .collect();
     obstacles.extend(inspect::files::preflight(&sources, &stdio));
-    Ok(obstacles)
+    let files = inspect::manifest::of(&sources, &stdio);
+    Ok(Look { obstacles, files })
 }
 
 #[cfg(test)]

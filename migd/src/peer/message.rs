@@ -3,7 +3,8 @@
 //! The dialling node asks, the accepting node answers; two nodes have one
 //! such connection in each direction. Postcard: append to enums only.
 
-use libmig::api::{ExitRecord, Failure, JobId, JobInfo, Reply, Request, WhereReport};
+use libmig::api::{ExitRecord, Failure, JobId, JobInfo, Obstacle, Reply, Request, WhereReport};
+use libmig::image::NeededFile;
 use libmig::migration::Verdict;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +76,18 @@ pub(crate) enum Question {
         /// The epoch of the attempt.
         epoch: u64,
     },
+    /// What would stand in the way at your side if this job came?
+    Admit {
+        /// The job.
+        job: JobId,
+        /// Its owner.
+        uid: u32,
+        /// My CPU, as in the offer of a move.
+        #[serde(with = "serde_bytes")]
+        cpu: Vec<u8>,
+        /// The files that it uses by name.
+        files: Vec<NeededFile>,
+    },
 }
 
 /// What the peer answers.
@@ -96,4 +109,6 @@ pub(crate) enum Answer {
     Verdict(Verdict),
     /// To anything that failed.
     Failed(Failure),
+    /// To [`Question::Admit`].
+    Obstacles(Vec<Obstacle>),
 }

@@ -18,6 +18,7 @@ pub(crate) mod hello;
 mod link;
 pub(crate) mod listener;
 pub(crate) mod message;
+mod stream;
 pub(crate) mod tls;
 
 use std::collections::BTreeMap;
@@ -33,8 +34,9 @@ use crate::daemon::Daemon;
 use libmig::balance::Load;
 use message::{Answer, Question};
 
-pub(crate) use dial::{BlockingTls, dial_move};
+pub(crate) use dial::dial_move;
 pub(crate) use hello::{DialHello, Purpose};
+pub(crate) use stream::BlockingTls;
 
 /// Questions that may wait for one peer.
 const QUEUE: usize = 256;

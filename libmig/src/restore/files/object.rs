@@ -14,12 +14,12 @@ use std::{
 use rustix::{
     event::EventfdFlags,
     fs::{Gid, Mode, OFlags, ResolveFlags, SeekFrom, Uid},
-    io::Errno,
 };
 
 use super::{FilesError, pipe::Pipes, terminal::Terminals, timer};
 use crate::{
     image::{FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, Stdio, UnlinkedFile},
+    inspect::manifest,
     restore::RestoreHost,
     sys::descriptor,
 };
@@ -51,43 +51,21 @@ pub(super) fn reopen(fd: &impl AsRawFd, flags: OFlags) -> rustix::io::Result<Own
     rustix::fs::open(link, flags - OFlags::NOFOLLOW, Mode::empty())
 }
 
-/// A place in the tree below `root`, to be checked before it is opened: to
-/// open a FIFO would block, and to open a device would do who knows what.
+/// A place in the tree below `root`, checked before it is opened.
 pub(super) fn find(root: BorrowedFd<'_>, file: &FilePath) -> Result<OwnedFd, FilesError> {
-    let link = file.mode & libc::S_IFMT == libc::S_IFLNK;
-    let last = if link {
-        OFlags::NOFOLLOW
-    } else {
-        OFlags::empty()
-    };
-    let found = rustix::fs::openat2(
-        root,
-        Path::new(std::ffi::OsStr::from_bytes(&file.path)),
-        OFlags::PATH | OFlags::CLOEXEC | last,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
-    .map_err(|error| match error {
-        Errno::NOENT | Errno::NOTDIR => FilesError::differs(&file.path, "it is not there"),
-        other => FilesError::Make {
-            what: String::from_utf8_lossy(&file.path).into_owned(),
-            source: other.into(),
-        },
+    let name = || String::from_utf8_lossy(&file.path);
+    let found = manifest::place(root, file).map_err(|error| {
+        if manifest::is_absent(&error) {
+            FilesError::differs(&file.path, manifest::ABSENT)
+        } else {
+            FilesError::make(name())(error)
+        }
     })?;
-    let stat =
-        rustix::fs::fstat(&found).map_err(FilesError::make(String::from_utf8_lossy(&file.path)))?;
-    if stat.st_mode & libc::S_IFMT != file.mode & libc::S_IFMT {
-        return Err(FilesError::differs(
-            &file.path,
-            "it is of another type here",
-        ));
+    let stat = rustix::fs::fstat(&found).map_err(FilesError::make(name()))?;
+    match manifest::difference(&stat, file, true) {
+        Some(reason) => Err(FilesError::differs(&file.path, reason)),
+        None => Ok(found),
     }
-    let size = u64::try_from(stat.st_size).unwrap_or(0);
-    if stat.st_mode & libc::S_IFMT == libc::S_IFREG && size != file.size {
-        let reason = format!("it has {size} bytes here and {} there", file.size);
-        return Err(FilesError::differs(&file.path, reason));
-    }
-    Ok(found)
 }
 
 /// Opens what is there under a name.

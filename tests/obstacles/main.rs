@@ -1,0 +1,145 @@
+//! What stands in the way of a move is named, all of it and before anything is
+//! frozen, whichever node it is found on; and the job runs on.
+
+use std::process::Output;
+
+use mig_tests::job::Job;
+use mig_tests::lab::{Lab, Node};
+
+/// Runs `setup` in a folder of its node, then ticks until it is told to stop.
+fn start<'a>(lab: &'a Lab, name: &str, setup: &str) -> Job<'a> {
+    let script = format!(
+        "mkdir -p /opt/job && cd /opt/job || exit 1\n{setup}\necho ready; tick=0\n\
+         until read -r -t 0.02 line; do tick=$((tick+1)); echo tick $tick; done\n\
+         kill $(jobs -p) 2>/dev/null; echo PASS"
+    );
+    let argv = ["bash", "-c", &script].map(str::to_owned);
+    let job = Job::start_argv(lab, "n1", name, &argv).expect("it starts");
+    job.running.wait_ready().expect("it is ready");
+    job
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Whether the daemons have come to the failpoint `name`, which was armed.
+fn came_to(node: Node<'_>, name: &str) -> bool {
+    let mark = format!("/run/mig/failpoints.{name}.hit");
+    node.run(&["test", "-e", &mark]).status.success()
+}
+
+/// The obstacles that `mig why` lists, as one text; they are reasons not to move.
+fn why(lab: &Lab, job: &str, to: &str) -> (Option<i32>, String) {
+    let output = lab.node("n1").mig(&["why", job, to]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), text + &stderr(&output))
+}
+
+fn assert_names(text: &str, expected: &[&str]) {
+    for words in expected {
+        assert!(text.contains(words), "{words:?} is not in:\n{text}");
+    }
+    assert!(!text.contains("roken pipe"), "{text}");
+}
+
+fn assert_runs_on(job: &Job<'_>) {
+    let seen = job.running.ticks();
+    job.running.wait_tick_after(seen + 1).expect("it runs on");
+}
+
+#[test]
+fn files_that_the_destination_lacks_are_all_named_before_the_freeze() {
+    let lab = Lab::up(2);
+    let job = start(
+        &lab,
+        "lacking",
+        "echo gone >gone; echo long >longer; echo file >folder; mkdir here
+         cp /bin/sleep program; ./program 1000 3<gone 4<longer 5<folder & cd here",
+    );
+    let (n1, n2) = (lab.node("n1"), lab.node("n2"));
+    drop(n2.sh("mkdir -p /opt/job/folder; echo longer >/opt/job/longer"));
+    let expected = [
+        "fd 3 (/opt/job/gone): it is not there",
+        "fd 4 (/opt/job/longer): it has 7 bytes at the destination and 5 at the source",
+        "fd 5 (/opt/job/folder): it is a directory at the destination and a regular file",
+        "program /opt/job/program: it is not there",
+        "current directory /opt/job/here: it is not there",
+    ];
+    let (code, text) = why(&lab, "lacking", "n2");
+    assert_eq!(code, Some(3), "{text}");
+    assert_names(&text, &expected);
+
+    drop(n1.sh("echo 'source.prepared stall 0' >/run/mig/failpoints"));
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_names(&stderr(&refused), &expected);
+    assert!(!came_to(n1, "source.prepared"), "it was about to be frozen");
+    assert_runs_on(&job);
+
+    drop(n2.sh(
+        "cd /opt/job; rmdir folder; mkdir here; echo gone >gone; echo long >longer
+         echo file >folder; cp /bin/sleep program",
+    ));
+    assert_eq!(why(&lab, "lacking", "n2").0, Some(0));
+    job.move_to("n2").expect("nothing is missing now");
+    assert!(came_to(n1, "source.prepared"));
+    assert_runs_on(&job);
+    assert_eq!(job.node().unwrap(), "n2");
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
+
+/// Its memory takes a while to send: the destination gives up in the middle of it.
+#[test]
+fn what_only_the_build_finds_is_told_by_its_name() {
+    let lab = Lab::up(2);
+    let fill = "ballast=$(head -c 60000000 /dev/zero | tr '\\0' x)";
+    let job = start(&lab, "late", &format!("echo one >log; exec 3>>log; {fill}"));
+    let n2 = lab.node("n2");
+    // A log may grow while the destination looks: its size is compared at the freeze.
+    drop(n2.sh("mkdir -p /opt/job; echo other >/opt/job/log"));
+    assert_eq!(why(&lab, "late", "n2").0, Some(0));
+    for _ in 0..3 {
+        let refused = job.try_move("n2");
+        assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+        let reason = "file /opt/job/log: it has 6 bytes at the destination and 4 at the source";
+        assert_names(&stderr(&refused), &[reason]);
+        assert_runs_on(&job);
+    }
+    // What goes away after the offer is found, too.
+    drop(
+        n2.sh("echo one >/opt/job/log; echo 'destination.reserved stall 400' >/run/mig/failpoints"),
+    );
+    std::thread::scope(|scope| {
+        let moving = scope.spawn(|| job.try_move("n2"));
+        mig_tests::lab::eventually("it is reserved", || came_to(n2, "destination.reserved"));
+        drop(n2.sh("rm /opt/job/log"));
+        let refused = moving.join().unwrap();
+        assert_names(
+            &stderr(&refused),
+            &["file /opt/job/log: it is not there at the destination"],
+        );
+    });
+    assert_runs_on(&job);
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
+
+#[test]
+fn what_cannot_leave_is_named_also_when_the_destination_is_down() {
+    let lab = Lab::up(2);
+    let job = start(&lab, "socket", "exec 3<>/dev/udp/127.0.0.1/9");
+    lab.node("n2").kill_migd();
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_names(&stderr(&refused), &["fd 3 (socket)"]);
+    mig_tests::lab::eventually("n1 knows that n2 is down", || {
+        let (code, text) = why(&lab, "socket", "n2");
+        code == Some(3) && text.contains("fd 3 (socket)") && text.contains("node n2: ")
+    });
+    assert_runs_on(&job);
+    lab.node("n2").start_migd();
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
