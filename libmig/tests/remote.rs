@@ -17,8 +17,8 @@ use libmig::{
     inspect::maps,
     sys::{
         HostPid,
-        ptrace::{self, Options, SignalState, Stopped, Waited},
-        remote::{Arg, Batch, Foothold, Injector, Outcome, Site},
+        ptrace::{self, Options, PtraceError, SignalState, Stopped, Waited},
+        remote::{Arg, Batch, Foothold, Injector, Outcome, RemoteError, Site},
     },
 };
 
@@ -211,7 +211,46 @@ fn a_tracer_killed_in_mid_batch_leaves_the_program_as_it_was() {
     }
 }
 
-/// Not a test: the tracer that the test above kills.
+#[test]
+fn a_batch_that_takes_too_long_is_given_up_and_the_program_finds_home() {
+    for how in PROGRAMS {
+        let victim = Victim::start("steady", &[how]);
+        settled(&victim, how);
+        let pid = victim.pid();
+        // The tracing ends with its thread.
+        let given_up = thread::spawn(move || {
+            let mut stopped = stop(pid);
+            restart_if_leaked(&mut stopped);
+            let site = maps::injection_site(pid).unwrap();
+            let injector = Injector::install(&mut stopped, &site).unwrap();
+            ptrace::limit_waits(Duration::from_millis(50));
+            let mut batch = Batch::new();
+            rest(&mut batch, Duration::from_millis(200));
+            injector.run(&mut stopped, &batch).unwrap_err()
+        });
+        let error = given_up.join().unwrap();
+        assert!(
+            matches!(&error, RemoteError::Ptrace(late @ PtraceError::Late { .. })
+                if late.to_string().contains("system call 270")),
+            "{how}: {error:?}"
+        );
+        victim.assert_unharmed();
+    }
+}
+
+/// pselect leaves no restart block; a nanosleep would replace the program's own.
+fn rest(batch: &mut Batch, time: Duration) {
+    let mut timeout = time.as_secs().to_le_bytes().to_vec();
+    timeout.extend(u64::from(time.subsec_nanos()).to_le_bytes());
+    let timeout = batch.data(&timeout);
+    let none = || Arg::from(0);
+    batch.attempt(
+        libc::SYS_pselect6,
+        &[none(), none(), none(), none(), timeout.into(), none()],
+    );
+}
+
+/// Not a test: the tracer that a test above kills.
 #[test]
 #[ignore = "run by another test, in a process of its own"]
 fn helper_runs_a_long_batch() {
@@ -224,16 +263,8 @@ fn helper_runs_a_long_batch() {
     let site = maps::injection_site(pid).unwrap();
     let injector = Injector::install(&mut stopped, &site).unwrap();
     let mut batch = Batch::new();
-    // pselect leaves no restart block; a nanosleep would replace the program's own.
     for _ in 0..30 {
-        let mut timeout = 0u64.to_le_bytes().to_vec();
-        timeout.extend(10_000_000u64.to_le_bytes());
-        let timeout = batch.data(&timeout);
-        let none = || Arg::from(0);
-        batch.attempt(
-            libc::SYS_pselect6,
-            &[none(), none(), none(), none(), timeout.into(), none()],
-        );
+        rest(&mut batch, Duration::from_millis(10));
     }
     drop(injector.run(&mut stopped, &batch));
     panic!("nobody killed the tracer");

@@ -705,7 +705,7 @@ fn a_refusal_leaves_nothing_and_names_the_object() {
                 live.memory.mappings[1].backing =
                     Backing::FilePrivate(FileMapping { file, offset: 0 });
             },
-            "bytes here and 1 at the source",
+            "at the destination and 1 at the source",
         ),
         (
             |live| live.fs.cwd.path = b"/no/such/folder".to_vec(),

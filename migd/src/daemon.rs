@@ -167,7 +167,10 @@ impl Daemon {
             .try_acquire_owned()
             .map_err(|_| io::Error::other(format!("{MOVERS} moves run already")))?;
         let span = tracing::Span::current();
+        // A peer that waits for us is to hear why, and not only that time has passed.
+        let patience = self.config.peer_timeout().mul_f64(0.8);
         let run = move || {
+            libmig::sys::ptrace::limit_waits(patience);
             span.in_scope(work);
             drop(permit);
         };

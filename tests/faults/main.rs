@@ -4,6 +4,7 @@
 //! The daemons under test carry the failpoints of `libmig::migration::failpoint`
 //! (cargo feature `failpoints`, which tests/run turns on).
 
+mod husks;
 mod point;
 
 use std::time::{Duration, Instant};

@@ -71,9 +71,19 @@ impl Point {
             Fault::Kill => "kill",
             Fault::Cut => "stall 1500",
         };
-        let script = format!("rm -f {FILE}.*.hit; echo '{} {action}' > {FILE}", self.name);
-        drop(lab.node(self.node).sh(&script));
+        drop(lab.node(self.node).sh(&self.armed(action)));
         Ok(())
+    }
+
+    /// The script that arms it.
+    pub(crate) fn armed(&self, action: &str) -> String {
+        format!("rm -f {FILE}.*.hit; echo '{} {action}' > {FILE}", self.name)
+    }
+
+    /// The point of this name.
+    pub(crate) fn named(name: &str) -> &'static Point {
+        let found = POINTS.iter().find(|point| point.name == name);
+        found.expect("a point of the table")
     }
 
     /// Waits until the move has come to the point.

@@ -40,39 +40,34 @@ pub enum Waited {
     Exited(i32),
 }
 
-/// waitpid(2) with `__WALL`; `None` when WNOHANG was asked and nothing is there.
-pub(super) fn wait(thread: HostPid, flags: i32) -> Result<Option<Waited>, PtraceError> {
-    let Some(status) = wait_status(thread, flags)? else {
-        return Ok(None);
-    };
+/// What a status word says.
+pub(super) fn waited(thread: HostPid, status: i32) -> Result<Waited, PtraceError> {
     if !libc::WIFSTOPPED(status) {
-        return Ok(Some(Waited::Exited(status)));
+        return Ok(Waited::Exited(status));
     }
     let event = decode(thread, status)?;
-    Ok(Some(Waited::Stopped(Stopped::new(thread), event)))
+    Ok(Waited::Stopped(Stopped::new(thread), event))
 }
 
-/// The status word of the next state change.
-pub(super) fn wait_status(thread: HostPid, flags: i32) -> Result<Option<i32>, PtraceError> {
+/// waitpid(2) with `__WALL`: the status word of a state change; `None` when
+/// WNOHANG was asked and nothing is there.
+pub(super) fn waitpid(thread: HostPid, flags: i32) -> io::Result<Option<i32>> {
     let mut status = 0;
-    loop {
-        // nix's waitpid turns a stop by a real-time signal into EINVAL.
-        // SAFETY: `status` is a valid place for the result of this call.
-        let pid = unsafe { libc::waitpid(thread.raw(), &raw mut status, flags | libc::__WALL) };
-        if pid > 0 {
-            return Ok(Some(status));
-        }
-        if pid == 0 {
-            return Ok(None);
-        }
-        let source = io::Error::last_os_error();
-        if source.kind() != io::ErrorKind::Interrupted {
-            return Err(PtraceError::Refused {
-                request: "wait for",
-                thread,
-                source,
-            });
-        }
+    // nix's waitpid turns a stop by a real-time signal into EINVAL.
+    // SAFETY: `status` is a valid place for the result of this call.
+    let pid = unsafe { libc::waitpid(thread.raw(), &raw mut status, flags | libc::__WALL) };
+    match pid {
+        0 => Ok(None),
+        pid if pid > 0 => Ok(Some(status)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+pub(super) fn wait_failed(thread: HostPid, source: io::Error) -> PtraceError {
+    PtraceError::Refused {
+        request: "wait for",
+        thread,
+        source,
     }
 }
 

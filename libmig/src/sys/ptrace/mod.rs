@@ -7,6 +7,7 @@
 //! [`PtraceError::Gone`].
 
 mod event;
+mod patience;
 mod request;
 mod stopped;
 
@@ -14,6 +15,7 @@ use std::{io, thread, time::Duration, time::Instant};
 
 pub use event::{Event, Waited};
 pub use nix::sys::ptrace::Options;
+pub use patience::limit_waits;
 pub use request::RseqConfiguration;
 pub use stopped::{SignalState, Stopped, bit, reg};
 
@@ -45,6 +47,16 @@ pub enum PtraceError {
         /// The thread.
         thread: HostPid,
     },
+    /// It did not come to its next stop in time.
+    #[error("thread {thread} has not stopped within {limit:?} ({state})")]
+    Late {
+        /// The thread.
+        thread: HostPid,
+        /// How long it was waited for.
+        limit: Duration,
+        /// What it did instead.
+        state: String,
+    },
     /// Registers of a 32-bit task.
     #[error("thread {thread} runs 32-bit code")]
     Compat {
@@ -61,6 +73,14 @@ pub enum PtraceError {
         /// What was due.
         expected: &'static str,
     },
+}
+
+impl PtraceError {
+    /// Whether the thread is in no stop of ours any more: nothing can be asked of it.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Gone { .. } | Self::Late { .. })
+    }
 }
 
 /// Attaches to a thread without stopping it (PTRACE_SEIZE).
@@ -82,12 +102,12 @@ pub fn interrupt(thread: HostPid) -> Result<(), PtraceError> {
         .map_err(|errno| request::error("interrupt", thread, errno))
 }
 
-/// Waits until a tracee stops or dies.
+/// Waits until a tracee stops or dies, for as long as [`limit_waits`] says.
 ///
 /// # Errors
-/// ECHILD when it is no tracee of the calling OS thread.
+/// [`PtraceError::Late`] then; ECHILD when it is no tracee of the calling OS thread.
 pub fn wait(thread: HostPid) -> Result<Waited, PtraceError> {
-    event::wait(thread, 0)?.ok_or(PtraceError::Gone { thread })
+    event::waited(thread, patience::wait_status(thread)?)
 }
 
 /// Takes note of the death of a tracee that was killed in its stop. Until then
@@ -109,8 +129,9 @@ pub fn reap(thread: HostPid) {
 pub fn wait_until(thread: HostPid, deadline: Instant) -> Result<Waited, PtraceError> {
     let mut pause = Duration::ZERO;
     loop {
-        if let Some(waited) = event::wait(thread, libc::WNOHANG)? {
-            return Ok(waited);
+        let status = event::waitpid(thread, libc::WNOHANG);
+        if let Some(status) = status.map_err(|source| event::wait_failed(thread, source))? {
+            return event::waited(thread, status);
         }
         if Instant::now() >= deadline {
             return Err(PtraceError::Stuck { thread });

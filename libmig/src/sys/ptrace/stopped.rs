@@ -2,7 +2,7 @@
 
 use std::{marker::PhantomData, mem};
 
-use super::{Event, HostPid, Options, PtraceError, RseqConfiguration, event, request};
+use super::{Event, HostPid, Options, PtraceError, RseqConfiguration, event, patience, request};
 use crate::image::{Registers, SigInfo};
 
 /// Indices into [`Registers`] (user_regs_struct).
@@ -231,7 +231,8 @@ impl Stopped {
     /// and blocks until its next stop.
     ///
     /// # Errors
-    /// [`PtraceError::Gone`] when it died instead.
+    /// [`PtraceError::Gone`] when it died instead, [`PtraceError::Late`] when it
+    /// does neither: a source thread then finds home by itself, without a tracer.
     pub fn cont_wait(&mut self, signal: i32) -> Result<Event, PtraceError> {
         request::resume(self.thread, false, signal)?;
         self.next_stop()
@@ -247,15 +248,14 @@ impl Stopped {
     }
 
     fn next_stop(&mut self) -> Result<Event, PtraceError> {
-        match event::wait_status(self.thread, 0)? {
-            Some(status) if libc::WIFSTOPPED(status) => event::decode(self.thread, status),
-            _ => {
-                self.on_drop = OnDrop::Leave;
-                Err(PtraceError::Gone {
-                    thread: self.thread,
-                })
-            }
+        let status = patience::wait_status(self.thread)?;
+        if libc::WIFSTOPPED(status) {
+            return event::decode(self.thread, status);
         }
+        self.on_drop = OnDrop::Leave;
+        Err(PtraceError::Gone {
+            thread: self.thread,
+        })
     }
 
     /// Goes from any stop to one inside the kernel's get_signal(), without

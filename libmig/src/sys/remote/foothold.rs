@@ -17,7 +17,7 @@ use crate::{
     image::Registers,
     sys::{
         process_vm,
-        ptrace::{Event, PtraceError, Stopped, bit, reg},
+        ptrace::{Event, Stopped, bit, reg},
     },
 };
 
@@ -67,7 +67,7 @@ pub fn two_calls(
         Foothold::Padding(at) => from_padding(thread, at, calls, &saved, mask),
         Foothold::Syscall(at) => borrow(thread, at, calls, &saved),
     };
-    if matches!(result, Err(RemoteError::Ptrace(PtraceError::Gone { .. }))) {
+    if matches!(&result, Err(RemoteError::Ptrace(error)) if error.is_lost()) {
         return result;
     }
     thread.set_sigmask(mask)?;

@@ -13,7 +13,7 @@ use crate::{
     image::Registers,
     sys::{
         process_vm,
-        ptrace::{PtraceError, Stopped, bit, reg},
+        ptrace::{Stopped, bit, reg},
     },
 };
 
@@ -177,7 +177,7 @@ impl Injector {
             .set_sigmask(!bit(signal))
             .map_err(RemoteError::from)
             .and_then(|()| run_to(thread, signal, self.code + code::walker().lost));
-        if let Err(RemoteError::Ptrace(PtraceError::Gone { .. })) = run {
+        if matches!(&run, Err(RemoteError::Ptrace(error)) if error.is_lost()) {
             return run;
         }
         thread.set_sigmask(mask)?;
