@@ -20,19 +20,32 @@ const BATCH: usize = 1024;
 /// struct pm_scan_arg.
 #[repr(C)]
 #[derive(Default)]
-struct ScanArgument {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
+pub(super) struct ScanArgument {
+    pub(super) size: u64,
+    pub(super) flags: u64,
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) walk_end: u64,
+    pub(super) vec: u64,
+    pub(super) vec_len: u64,
+    pub(super) max_pages: u64,
+    pub(super) category_inverted: u64,
+    pub(super) category_mask: u64,
+    pub(super) category_anyof_mask: u64,
+    pub(super) return_mask: u64,
+}
+
+impl ScanArgument {
+    /// Makes the call; returns how many of `regions` it has filled.
+    pub(super) fn call(&mut self, pagemap: &File, regions: &mut [Region]) -> io::Result<usize> {
+        self.size = size_of::<Self>() as u64;
+        self.vec = regions.as_mut_ptr().expose_provenance() as u64;
+        self.vec_len = regions.len() as u64;
+        // SAFETY: the kernel reads and writes `self`, and writes at most
+        // `vec_len` regions to `regions`; both outlive the call.
+        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut *self) };
+        usize::try_from(count).map_err(|_| io::Error::last_os_error())
+    }
 }
 
 /// A run of pages of the same categories (struct page_region).
@@ -72,19 +85,13 @@ pub fn scan(
     loop {
         let mut regions = [Region::default(); BATCH];
         let mut argument = ScanArgument {
-            size: size_of::<ScanArgument>() as u64,
             start: from,
             end,
-            vec: regions.as_mut_ptr().expose_provenance() as u64,
-            vec_len: BATCH as u64,
             category_anyof_mask: any,
             return_mask: returned,
             ..ScanArgument::default()
         };
-        // SAFETY: the kernel reads and writes `argument`, and writes at most
-        // `vec_len` regions to `regions`; both outlive the call.
-        let count = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut argument) };
-        let count = usize::try_from(count).map_err(|_| io::Error::last_os_error())?;
+        let count = argument.call(pagemap, &mut regions)?;
         for region in regions.iter().take(count) {
             // What was reported already may come once more.
             let floor = found.last().map_or(start, |last| last.end);

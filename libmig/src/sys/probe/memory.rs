@@ -5,13 +5,13 @@ use std::{
     ptr,
 };
 
-use nix::{
-    errno::Errno,
-    fcntl::{OFlag, open},
-    sys::stat::Mode,
-};
+use nix::errno::Errno;
 
 use super::{check, in_child};
+use crate::sys::{
+    HostPid,
+    pagemap::{self, Region, ScanArgument},
+};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 4;
@@ -19,26 +19,6 @@ const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
 const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
 const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
-
-/// struct pm_scan_arg of include/uapi/linux/fs.h.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArguments {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-nix::ioctl_readwrite!(pagemap_scan_call, b'f', 16, ScanArguments);
 
 /// struct uffdio_api of include/uapi/linux/userfaultfd.h.
 #[repr(C)]
@@ -143,29 +123,22 @@ impl Area {
     /// How many pages of `category` the kernel finds: there is room for one
     /// region per page.
     fn scan(&self, flags: u64, category: u64) -> Result<u64, Errno> {
-        // struct page_region: start, end, categories.
-        let mut regions = [[0_u64; 3]; PAGES];
-        let pagemap = open(
-            "/proc/self/pagemap",
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
-            Mode::empty(),
-        )?;
-        let mut arguments = ScanArguments {
-            size: size_of::<ScanArguments>() as u64,
+        let mut regions = [Region::default(); PAGES];
+        let pagemap = pagemap::open(HostPid::own()).map_err(errno)?;
+        let mut argument = ScanArgument {
             flags,
             start: self.0 as u64,
             end: self.0 as u64 + (PAGES * PAGE) as u64,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: PAGES as u64,
             category_mask: category,
             return_mask: category,
-            ..ScanArguments::default()
+            ..ScanArgument::default()
         };
-        // SAFETY: the struct that the call takes; it writes at most `vec_len`
-        // regions to `regions`.
-        let count = unsafe { pagemap_scan_call(pagemap.as_raw_fd(), &raw mut arguments) }?;
-        let count = usize::try_from(count).map_err(|_| Errno::EPROTO)?;
-        let pages = |region: &[u64; 3]| region[1].wrapping_sub(region[0]) / PAGE as u64;
+        let count = argument.call(&pagemap, &mut regions).map_err(errno)?;
+        let pages = |region: &Region| region.end.wrapping_sub(region.start) / PAGE as u64;
         Ok(regions.iter().take(count).map(pages).sum())
     }
+}
+
+fn errno(error: std::io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }
