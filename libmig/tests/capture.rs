@@ -16,12 +16,12 @@ use std::{
 
 use common::{Victim, until};
 use libmig::{
-    capture::{self, BulkSink, Captured, Frozen, Tables, freeze},
+    capture::{BulkSink, Captured, Frozen, Tables, freeze},
     image::{
         Backing, BulkTarget, LiveProcess, Mapping, Process, ProcessKind, SharedAccess, SharedKind,
     },
     inspect::process,
-    sys::{HostPid, ptrace::reg},
+    sys::{HostPid, cgroup::JobGroup, ptrace::reg},
 };
 
 /// Keeps every page.
@@ -558,7 +558,7 @@ fn a_sleep_is_known_however_often_it_is_captured() {
 }
 
 /// A cgroup of the v2 hierarchy, of this test alone.
-struct Group(PathBuf);
+struct Group(JobGroup);
 
 impl Group {
     fn around(program: HostPid) -> Self {
@@ -570,15 +570,15 @@ impl Group {
         let path = root.join(format!("mig-hold-{}-{program}", std::process::id()));
         fs::create_dir(&path).unwrap();
         fs::write(path.join("cgroup.procs"), program.to_string()).unwrap();
-        Self(path)
+        Self(JobGroup::new(path))
     }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        drop(capture::unhold(&self.0));
+        drop(self.0.thaw());
         until("the cgroup is empty", || {
-            fs::remove_dir(&self.0).is_ok() || !self.0.exists()
+            fs::remove_dir(self.0.path()).is_ok() || !self.0.path().exists()
         });
     }
 }
@@ -592,7 +592,7 @@ fn a_held_tree_stays_where_it_is_without_a_tracer() {
         settled(victim.init(), how);
         let mut frozen = freeze(victim.init()).unwrap();
         capture(&mut frozen);
-        capture::hold(&group.0).unwrap();
+        frozen.hold(&group.0).unwrap();
         frozen.release_tracing().unwrap();
         assert_eq!(process::status(program).unwrap().tracer, 0);
         // Detached, it goes from one stop in the kernel to another.
@@ -606,9 +606,30 @@ fn a_held_tree_stays_where_it_is_without_a_tracer() {
             ran,
             "{how} ran while it was held"
         );
-        capture::unhold(&group.0).unwrap();
+        group.0.thaw().unwrap();
         victim.assert_unharmed();
     }
+}
+
+#[test]
+fn a_process_that_has_left_the_cgroup_is_not_held_without_a_word() {
+    let (first, second) = (
+        Victim::start_below_init("steady", &["spin"]),
+        Victim::start_below_init("steady", &["spin"]),
+    );
+    let program = |victim: &Victim| process::children(victim.init()).unwrap()[0];
+    let group = Group::around(program(&first));
+    let frozen = freeze(second.init()).unwrap();
+    let error = frozen.hold(&group.0).unwrap_err();
+    assert!(
+        error.obstacles()[0]
+            .reason
+            .contains("not in the control group"),
+        "{error}"
+    );
+    frozen.thaw();
+    second.assert_unharmed();
+    first.assert_unharmed();
 }
 
 /// Its parent must be able to wait for it.

@@ -55,10 +55,6 @@ const LONG: &[(&str, &str)] = &[
         "migd/src/jobs/registry.rs",
         "one actor owns all that a node knows of its jobs",
     ),
-    (
-        "libmig/src/capture/freeze.rs",
-        "one loop, and the obstacles that it can meet",
-    ),
     ("libmig/tests/restore.rs", "one table of hand-made images"),
     ("migd/src/capsule/relay.rs", "one protocol, both ends"),
 ];

@@ -2,51 +2,33 @@
 //! stop counts as frozen, stays so when its tracer goes, and never
 //! returns to user mode; thawed, the kernel restarts its system call.
 
-use std::{
-    fs,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use super::{CaptureError, Frozen, hindrance};
+use crate::sys::cgroup::JobGroup;
 
-use super::CaptureError;
-
-/// Freezing takes some 25 us; this is for a machine in trouble.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// Freezes the cgroup of a job and waits until the kernel says that it is.
-///
-/// # Errors
-/// When the cgroup cannot be frozen; it is then left thawed.
-pub fn hold(cgroup: &Path) -> Result<(), CaptureError> {
-    set(cgroup, "1")?;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let events = fs::read_to_string(cgroup.join("cgroup.events")).map_err(failed(cgroup))?;
-        if events.lines().any(|line| line == "frozen 1") {
-            return Ok(());
+impl Frozen {
+    /// Freezes the cgroup of the job, in which every process of the tree must be.
+    ///
+    /// # Errors
+    /// A process that is elsewhere, or a cgroup that cannot be frozen; it is then
+    /// left thawed.
+    pub fn hold(&self, group: &JobGroup) -> Result<(), CaptureError> {
+        let failed = |source| CaptureError::Cgroup {
+            path: group.path().to_owned(),
+            source,
+        };
+        let members = group.members().map_err(failed)?;
+        let live = self.processes.iter().filter(|p| !p.threads.is_empty());
+        let escaped = live.filter(|process| !members.contains(&process.host));
+        let obstacles: Vec<_> = escaped
+            .map(|process| hindrance::escaped(process.pid))
+            .collect();
+        if !obstacles.is_empty() {
+            return Err(CaptureError::Obstacles(obstacles));
         }
-        if Instant::now() >= deadline {
-            set(cgroup, "0")?;
-            return Err(failed(cgroup)(std::io::ErrorKind::TimedOut.into()));
-        }
-        thread::sleep(Duration::from_micros(50));
+        group.freeze().map_err(|error| {
+            // What is not frozen yet runs on with the rest.
+            drop(group.thaw());
+            failed(error)
+        })
     }
-}
-
-/// Undoes [`hold`].
-///
-/// # Errors
-/// When the cgroup is gone.
-pub fn unhold(cgroup: &Path) -> Result<(), CaptureError> {
-    set(cgroup, "0")
-}
-
-fn set(cgroup: &Path, value: &str) -> Result<(), CaptureError> {
-    fs::write(cgroup.join("cgroup.freeze"), value).map_err(failed(cgroup))
-}
-
-fn failed(cgroup: &Path) -> impl FnOnce(std::io::Error) -> CaptureError {
-    let path = cgroup.to_path_buf();
-    move |source| CaptureError::Cgroup { path, source }
 }

@@ -11,7 +11,7 @@ use std::{
     path::Path,
 };
 
-use super::{CaptureError, SharedRegistry, freeze::obstacle, process};
+use super::{CaptureError, SharedRegistry, hindrance::obstacle, process};
 use crate::{
     api::Obstacle,
     image::{

@@ -1,9 +1,12 @@
 //! A live process tree -> an image.
 
+mod assemble;
 mod error;
 pub mod files;
 mod find;
 mod freeze;
+mod gather;
+mod hindrance;
 mod hold;
 mod interrupted;
 mod job;
@@ -18,7 +21,6 @@ mod thread;
 
 pub use error::CaptureError;
 pub use freeze::{Frozen, freeze};
-pub use hold::{hold, unhold};
 pub use job::{Captured, LiveSource, Tables};
 pub use shared::{SharedError, SharedRegistry};
 

@@ -8,7 +8,8 @@ use std::{
 
 use super::{
     CaptureError, SharedRegistry,
-    freeze::{FrozenProcess, obstacle},
+    freeze::FrozenProcess,
+    hindrance::obstacle,
     memory, query,
     sleep::{self, Interrupted},
     thread::{self, Outside},

@@ -9,7 +9,6 @@ use std::{
 use super::{
     RestoreHost,
     address_space::{self, Sources, VdsoPlace},
-    cgroup::JobGroup,
     clocks::{self, Offsets},
     error::{self, RestoreError},
     files::{self, Opened},
@@ -28,6 +27,7 @@ use crate::{
     image::{BulkTarget, JobImage, LiveProcess, Pid, Process, ProcessKind},
     inspect::maps,
     sys::{
+        cgroup::JobGroup,
         process_vm,
         remote::{Batch, Foothold, Injector, Site},
     },

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, fs};
 
 use super::{
-    cgroup::JobGroup,
     error::{RestoreError, host, trace},
     finish::Threads,
     remains::Remains,
@@ -13,6 +12,7 @@ use crate::{
     image::Pid,
     sys::{
         HostPid,
+        cgroup::JobGroup,
         ptrace::{self, Options, Waited},
     },
 };

@@ -10,7 +10,6 @@
 
 mod address_space;
 mod build;
-pub mod cgroup;
 pub mod clocks;
 mod error;
 pub mod files;

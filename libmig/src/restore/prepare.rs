@@ -11,7 +11,6 @@ use std::{
 use rustix::fs::{Mode, OFlags};
 
 use super::{
-    cgroup::JobGroup,
     error::{RestoreError, host, trace},
     husk,
     pin::Pin,
@@ -23,6 +22,7 @@ use crate::{
     image::Pid,
     sys::{
         HostPid,
+        cgroup::JobGroup,
         ptrace::{self, Options, PtraceError, Waited},
     },
 };

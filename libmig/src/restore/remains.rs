@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::cgroup::JobGroup;
-use crate::sys::{HostPid, ptrace};
+use crate::sys::{HostPid, cgroup::JobGroup, ptrace};
 
 /// How long a killed task may take to die.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -4,13 +4,14 @@
 //! frozen stays frozen when it is detached or its tracer dies.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::sys::HostPid;
+use super::HostPid;
 
 /// How long the kernel may take to freeze or to end a job's processes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,6 +35,22 @@ impl JobGroup {
     /// When there is no such cgroup or process.
     pub fn adopt(&self, process: HostPid) -> io::Result<()> {
         self.write("cgroup.procs", &process.to_string())
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The processes in it.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn members(&self) -> io::Result<BTreeSet<HostPid>> {
+        let text = fs::read_to_string(self.path.join("cgroup.procs"))?;
+        let ids = text.lines().filter_map(|line| line.parse().ok());
+        Ok(ids.map(HostPid::new).collect())
     }
 
     /// Freezes all, and waits until they are.

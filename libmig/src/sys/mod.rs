@@ -2,6 +2,7 @@
 //! wrapper that says which kernel interface it is. Whatever nix or rustix can
 //! do safely is done with them; what is here, they lack.
 
+pub mod cgroup;
 pub mod clone;
 pub mod close_range;
 pub mod cpuid;

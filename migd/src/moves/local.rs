@@ -8,8 +8,8 @@ use libmig::api::{Code, Failure, JobId};
 use libmig::image::Stdio;
 use libmig::inspect::stdio::{CapsuleStdio, Console, StdioEnd};
 use libmig::restore::RestoreHost;
-use libmig::restore::cgroup::JobGroup;
 use libmig::sys::HostPid;
+use libmig::sys::cgroup::JobGroup;
 use tracing::warn;
 
 use migd::capsule::{Handle, Info};

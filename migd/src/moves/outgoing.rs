@@ -202,8 +202,8 @@ impl SourceJob for Outgoing<'_> {
             .local
             .as_ref()
             .expect("taken only when the job is reaped");
-        local.group.freeze()?;
-        Ok(())
+        let frozen = self.frozen.as_ref().expect("held while frozen");
+        frozen.hold(&local.group).map_err(capturing)
     }
 
     fn thaw(&mut self) {

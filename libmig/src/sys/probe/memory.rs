@@ -124,7 +124,7 @@ impl Area {
     /// region per page.
     fn scan(&self, flags: u64, category: u64) -> Result<u64, Errno> {
         let mut regions = [Region::default(); PAGES];
-        let pagemap = pagemap::open(HostPid::own()).map_err(errno)?;
+        let pagemap = pagemap::open(HostPid::own()).map_err(|error| errno(&error))?;
         let mut argument = ScanArgument {
             flags,
             start: self.0 as u64,
@@ -133,12 +133,14 @@ impl Area {
             return_mask: category,
             ..ScanArgument::default()
         };
-        let count = argument.call(&pagemap, &mut regions).map_err(errno)?;
+        let count = argument
+            .call(&pagemap, &mut regions)
+            .map_err(|error| errno(&error))?;
         let pages = |region: &Region| region.end.wrapping_sub(region.start) / PAGE as u64;
         Ok(regions.iter().take(count).map(pages).sum())
     }
 }
 
-fn errno(error: std::io::Error) -> Errno {
+fn errno(error: &std::io::Error) -> Errno {
     Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))
 }

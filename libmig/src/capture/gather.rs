@@ -1,0 +1,222 @@
+//! Stops every thread of a tree.
+//!
+//! Two phases, since a thread takes 25 to 500 us to stop: all are asked, then
+//! all are waited for; repeated until a look at `/proc` finds nobody new.
+//! Children that are born meanwhile arrive attached (PTRACE_O_TRACEFORK and its
+//! like). Never PTRACE_O_EXITKILL: when this process dies, the kernel detaches
+//! and the tree runs on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    time::{Duration, Instant},
+};
+
+use super::{
+    CaptureError, assemble,
+    freeze::FrozenProcess,
+    hindrance::{self, obstacle},
+};
+use crate::{
+    inspect::process::{self, is_gone},
+    sys::{
+        HostPid,
+        ptrace::{self, Event, Options, PtraceError, Stopped, Waited},
+        sched::{self, Shared},
+    },
+};
+
+/// How long a thread may take to stop before the freeze is given up.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long before it is asked why.
+const HURRY: Duration = Duration::from_millis(20);
+
+/// Threads in ptrace stops, and the signal of a job control stop.
+pub(super) type Caught = BTreeMap<HostPid, (Stopped, Option<i32>)>;
+
+/// Processes below `init`, parents before children.
+pub(super) fn descendants(init: HostPid) -> Result<Vec<HostPid>, CaptureError> {
+    let mut found = vec![init];
+    let mut seen: BTreeSet<HostPid> = found.iter().copied().collect();
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        next += 1;
+        match process::children(parent) {
+            Ok(children) => found.extend(children.into_iter().filter(|child| seen.insert(*child))),
+            // It has ended since; its children are the init's now: the next look finds them.
+            Err(error) if is_gone(&error) && parent != init => {}
+            Err(error) if is_gone(&error) => return Err(CaptureError::Ended),
+            Err(source) => return Err(CaptureError::proc(parent, "children")(source)),
+        }
+    }
+    found.remove(0);
+    Ok(found)
+}
+
+/// Threads on their way into ptrace stops.
+#[derive(Default)]
+pub(super) struct Gathering {
+    /// Attached, not yet seen to stop.
+    seized: BTreeSet<HostPid>,
+    stopped: Caught,
+    /// Ended while we looked, or had before.
+    dead: BTreeSet<HostPid>,
+}
+
+impl Gathering {
+    /// Stops all of the tree.
+    pub(super) fn complete(&mut self, init: HostPid) -> Result<Vec<FrozenProcess>, CaptureError> {
+        loop {
+            let tree = descendants(init)?;
+            let mut fresh = false;
+            for pid in &tree {
+                fresh |= self.seize_process(*pid)?;
+            }
+            for thread in self.seized.clone() {
+                self.settle(thread)?;
+            }
+            if !fresh && self.seized.is_empty() {
+                return assemble::assemble(&mut self.stopped, &tree);
+            }
+        }
+    }
+
+    /// Attaches to the threads of a process that are new, and asks them to stop.
+    fn seize_process(&mut self, pid: HostPid) -> Result<bool, CaptureError> {
+        let threads = match process::threads(pid) {
+            Ok(threads) => threads,
+            Err(error) if is_gone(&error) => return Ok(true),
+            Err(source) => return Err(CaptureError::proc(pid, "threads")(source)),
+        };
+        let mut fresh = false;
+        for thread in threads {
+            if !self.seized.contains(&thread)
+                && !self.stopped.contains_key(&thread)
+                && !self.dead.contains(&thread)
+            {
+                fresh |= self.seize(pid, thread)?;
+            }
+        }
+        Ok(fresh)
+    }
+
+    fn seize(&mut self, pid: HostPid, thread: HostPid) -> Result<bool, CaptureError> {
+        let options = Options::PTRACE_O_TRACECLONE
+            | Options::PTRACE_O_TRACEFORK
+            | Options::PTRACE_O_TRACEVFORK
+            | Options::PTRACE_O_TRACESYSGOOD;
+        match ptrace::seize(thread, options) {
+            Ok(()) => {
+                // A task that dies right now is found out when it is waited for.
+                drop(ptrace::interrupt(thread));
+                self.seized.insert(thread);
+                Ok(true)
+            }
+            // Gone since the look, or a zombie: those can be seized by nobody.
+            Err(PtraceError::Gone { .. }) => Ok(true),
+            Err(error) => match process::status(thread) {
+                // Born attached: it is in a stop or on its way there.
+                Ok(status) if status.tracer == nix::unistd::gettid().as_raw() => {
+                    self.seized.insert(thread);
+                    Ok(true)
+                }
+                Ok(status) if status.tracer != 0 => {
+                    Err(obstacle(hindrance::traced(pid, status.tracer)))
+                }
+                // Children that it had are the init's now: worth another look.
+                _ if is_zombie(thread) => Ok(self.dead.insert(thread)),
+                Err(gone) if is_gone(&gone) => Ok(true),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Waits until a thread is in the stop that we asked for.
+    fn settle(&mut self, thread: HostPid) -> Result<(), CaptureError> {
+        loop {
+            let (mut stopped, event) = match self.wait(thread)? {
+                Waited::Stopped(stopped, event) => (stopped, event),
+                Waited::Exited(_) => {
+                    self.seized.remove(&thread);
+                    self.dead.insert(thread);
+                    return Ok(());
+                }
+            };
+            stopped.detach_on_drop();
+            match event {
+                Event::Stop | Event::GroupStop(_) => {
+                    let signal = if let Event::GroupStop(signal) = event {
+                        Some(signal)
+                    } else {
+                        None
+                    };
+                    self.seized.remove(&thread);
+                    self.stopped.insert(thread, (stopped, signal));
+                    return Ok(());
+                }
+                // Still to be delivered, as if we were not here; our stop follows.
+                Event::Signal(signal) => _ = stopped.cont(signal)?,
+                Event::Fork(child) | Event::Clone(child) => {
+                    self.seized.insert(child);
+                    stopped.cont(0)?;
+                }
+                Event::Vfork(child) => {
+                    self.seized.insert(child);
+                    self.stopped.insert(thread, (stopped, None));
+                    self.seized.remove(&thread);
+                    return Err(obstacle(hindrance::vfork(thread)));
+                }
+                _ => _ = stopped.cont(0)?,
+            }
+        }
+    }
+
+    fn wait(&self, thread: HostPid) -> Result<Waited, CaptureError> {
+        let begin = Instant::now();
+        match ptrace::wait_until(thread, begin + HURRY) {
+            Err(PtraceError::Stuck { .. }) => {}
+            other => return Ok(other?),
+        }
+        if waits_for_vfork(thread) {
+            return Err(obstacle(hindrance::vfork(thread)));
+        }
+        match ptrace::wait_until(thread, begin + PATIENCE) {
+            Err(PtraceError::Stuck { .. }) => Err(obstacle(hindrance::stuck(thread))),
+            other => Ok(other?),
+        }
+    }
+
+    /// Lets everything go that was caught so far.
+    pub(super) fn abandon(&mut self) {
+        for (_, (stopped, _)) in mem::take(&mut self.stopped) {
+            // Nothing was changed; a thread that is gone needs no detaching.
+            drop(stopped.detach());
+        }
+        // Those that had not stopped yet do so now that the others run.
+        let deadline = Instant::now() + PATIENCE;
+        for thread in mem::take(&mut self.seized) {
+            if let Ok(Waited::Stopped(stopped, event)) = ptrace::wait_until(thread, deadline) {
+                match event {
+                    Event::Signal(signal) => drop(stopped.detach_with(signal)),
+                    _ => drop(stopped.detach()),
+                }
+            }
+        }
+    }
+}
+
+pub(super) fn is_zombie(pid: HostPid) -> bool {
+    process::stat(pid).is_ok_and(|stat| matches!(stat.state, b'Z' | b'X'))
+}
+
+/// Whether a thread is in vfork(2): the kernel lets it wait uninterruptibly
+/// until the child lets go of the address space that they share.
+fn waits_for_vfork(thread: HostPid) -> bool {
+    process::children(thread)
+        .or_else(|_| process::stat(thread).map(|_| Vec::new()))
+        .is_ok_and(|children| {
+            children
+                .into_iter()
+                .any(|child| sched::share(thread, child, Shared::Memory).unwrap_or(false))
+        })
+}
