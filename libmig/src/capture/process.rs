@@ -148,7 +148,7 @@ fn live(
 /// The calls with restart blocks that the threads were in. Relative sleeps are
 /// noted in the process, in case that it stays and is captured again.
 fn interrupted_calls(
-    frozen: &FrozenProcess,
+    frozen: &mut FrozenProcess,
     context: &Context<'_>,
 ) -> Result<Vec<Option<Interrupted>>, CaptureError> {
     let host = frozen.host;
@@ -156,9 +156,9 @@ fn interrupted_calls(
     let known = place.map_or_else(Vec::new, |place| ledger::read(host, place));
     let mut calls = Vec::new();
     let mut notes = Vec::new();
-    for frozen in &frozen.threads {
+    for frozen in &mut frozen.threads {
         let thread = frozen.stopped.thread();
-        let registers = frozen.stopped.registers()?;
+        let mut registers = frozen.stopped.registers()?;
         let sample = context.sleeps.get(&thread).copied().unwrap_or_default();
         let call = sleep::interrupted(
             thread,
@@ -172,6 +172,8 @@ fn interrupted_calls(
             let number = u32::try_from(sleep.number).unwrap_or(0);
             let deadline_ns = context.now_ns.saturating_add(sleep.remaining_ns);
             notes.push(Note::new(frozen.tid, number, deadline_ns, &registers));
+            ledger::mark(&mut registers);
+            frozen.stopped.amend_registers(&registers)?;
         }
         calls.push(call);
     }

@@ -51,6 +51,7 @@ pub(super) fn resume(
     let mut registers = thread.registers;
     registers[reg::RAX] = result;
     registers[reg::ORIG_RAX] = sleep.number;
+    ledger::mark(&mut registers);
     Ok(registers)
 }
 

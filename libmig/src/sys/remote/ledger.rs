@@ -20,6 +20,7 @@ const HEADER: usize = 16;
 const NOTE: usize = 24;
 /// A name of our own, so that nothing else is taken for a ledger.
 const MAGIC: [u8; 8] = *b"migsleep";
+const MARK: u64 = u64::from_le_bytes(MAGIC);
 
 /// A thread that sleeps to a deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +47,22 @@ impl Note {
         }
     }
 
-    /// Whether it is about this thread and the call that it is in.
+    /// Whether it is about this thread and the call that it is in: one that has been
+    /// restarted, or that was marked and has not run since. A program that sleeps in a loop
+    /// makes the same call anew with the same registers.
     #[must_use]
     pub fn concerns(&self, tid: Pid, registers: &Registers) -> bool {
-        self.tid == tid && self.fingerprint == fingerprint(registers)
+        let restarted = registers[reg::ORIG_RAX] == libc::SYS_restart_syscall.cast_unsigned();
+        self.tid == tid
+            && (restarted || registers[reg::R11] == MARK)
+            && self.fingerprint == fingerprint(registers)
     }
+}
+
+/// Marks a thread that is to go on in the call of its note, in a register that belongs to
+/// nobody: a system call leaves EFLAGS there, and so does its restart.
+pub fn mark(registers: &mut Registers) {
+    registers[reg::R11] = MARK;
 }
 
 /// The notes in a process; none where there is no ledger.
@@ -130,10 +142,11 @@ fn parse(bytes: &[u8; LEDGER_LEN]) -> Vec<Note> {
 
 /// FNV-1a of the registers that stay the same for as long as the call lasts.
 fn fingerprint(registers: &Registers) -> u64 {
+    const CHANGING: [usize; 5] = [reg::RAX, reg::ORIG_RAX, reg::EFLAGS, reg::RCX, reg::R11];
     let stable = registers
         .iter()
         .enumerate()
-        .filter(|(index, _)| !matches!(*index, reg::RAX | reg::ORIG_RAX | reg::EFLAGS))
+        .filter(|(index, _)| !CHANGING.contains(index))
         .flat_map(|(_, word)| word.to_le_bytes());
     stable.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
@@ -151,6 +164,14 @@ mod tests {
             .map(|tid| Note::new(tid, 35, 1 << 40, &registers))
             .collect();
         assert_eq!(parse(&compose(&notes)), notes[..CAPACITY]);
+        assert!(
+            !notes[3].concerns(3, &registers),
+            "the same call, made anew"
+        );
+        registers[reg::ORIG_RAX] = libc::SYS_restart_syscall.cast_unsigned();
+        assert!(notes[3].concerns(3, &registers));
+        registers[reg::ORIG_RAX] = 7;
+        mark(&mut registers);
         assert!(notes[3].concerns(3, &registers) && !notes[3].concerns(4, &registers));
         registers[reg::RAX] = 1;
         assert!(notes[3].concerns(3, &registers));
