@@ -129,6 +129,7 @@ fn image(tables: &FileTables) -> JobImage {
         pipes: tables.pipes.clone(),
         ttys: tables.ttys.clone(),
         shared: Vec::new(),
+        locks: tables.locks.clone(),
     }
 }
 

@@ -255,6 +255,7 @@ fn job(processes: Vec<Process>) -> JobImage {
         pipes: Vec::new(),
         ttys: Vec::new(),
         shared: Vec::new(),
+        locks: Vec::new(),
     }
 }
 

@@ -30,7 +30,7 @@ fn a_husk_that_never_stops_ends_the_move_and_not_the_job() {
     });
     let seen = job.running.ticks();
     job.running.wait_tick_after(seen + 1).unwrap();
-    one_copy(&lab, "stuck").unwrap();
+    one_copy(&lab, "stuck", 1).unwrap();
     assert_eq!(job.node().unwrap(), "n1");
     eventually("it can move", || job.move_to("n2").is_ok());
     job.tour(&["n1"], 2).unwrap();

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mig_tests::job::Job;
 use mig_tests::lab::{Lab, eventually};
 use mig_tests::workload::Workload;
-use point::{Owner, POINTS, Point};
+use point::{Owner, POINTS, Point, WITH_LOCKS};
 
 /// How long the daemons may take to find out who owns the job.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -41,11 +41,24 @@ fn a_cut_link_at_any_point_leaves_one_live_copy() {
     at_every_point(Fault::Cut);
 }
 
+/// The destination waits for the locks until the daemon of the source is there again and ends the copy that holds them.
+#[test]
+fn locks_are_kept_whatever_happens_while_they_are_handed_over() {
+    for fault in [Fault::Error, Fault::Kill, Fault::Cut] {
+        strike_all(fault, WITH_LOCKS, "locks-posix", 2);
+    }
+}
+
 fn at_every_point(fault: Fault) {
+    strike_all(fault, POINTS, "spin-pages", 1);
+}
+
+/// `processes` is how many the workload consists of.
+fn strike_all(fault: Fault, points: &[Point], workload: &str, processes: u32) {
     let lab = Lab::up(2);
     let mut failures = Vec::new();
-    for point in POINTS {
-        if let Err(error) = strike(&lab, point, fault) {
+    for point in points {
+        if let Err(error) = strike(&lab, point, fault, workload, processes) {
             failures.push(format!("{fault:?} at {}: {error:#}", point.name));
         }
     }
@@ -64,9 +77,9 @@ fn at_every_point(fault: Fault) {
 }
 
 /// One job, one fault in its move from n1 to n2; then it must still be whole, and movable.
-fn strike(lab: &Lab, point: &Point, fault: Fault) -> Result<()> {
+fn strike(lab: &Lab, point: &Point, fault: Fault, workload: &str, processes: u32) -> Result<()> {
     let name = format!("{}-{fault:?}", point.name.replace('.', "-")).to_lowercase();
-    let job = Job::start(lab, "n1", &name, &Workload::named("spin-pages"))?;
+    let job = Job::start(lab, "n1", &name, &Workload::named(workload))?;
     job.running.wait_tick_after(0)?;
     point.arm(lab, fault)?;
     std::thread::scope(|scope| {
@@ -94,7 +107,7 @@ fn strike(lab: &Lab, point: &Point, fault: Fault) -> Result<()> {
     job.running
         .wait_tick_after(before + 1)
         .context("it does not go on")?;
-    one_copy(lab, &name)?;
+    one_copy(lab, &name, processes)?;
     // Both daemons are well: it can go to where it is not, and come home.
     let other = if job.node()? == "n2" { "n1" } else { "n2" };
     job.tour(&[other], 2).context("moving again")?;
@@ -127,9 +140,9 @@ fn settle(lab: &Lab, job: &Job<'_>, point: &Point, fault: Fault) -> Result<()> {
 }
 
 /// Counts the job's processes on all nodes, frozen ones too, by their folder under /shared.
-fn one_copy(lab: &Lab, name: &str) -> Result<()> {
+fn one_copy(lab: &Lab, name: &str, processes: u32) -> Result<()> {
     let script = format!(
-        "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q '^[^ ]*/spin-.* --dir /shared/{name} ' && echo $p; done | wc -l"
+        "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null | grep -q '^/[^ ]* --dir /shared/{name} ' && echo $p; done | wc -l"
     );
     let deadline = Instant::now() + SETTLED;
     loop {
@@ -143,10 +156,13 @@ fn one_copy(lab: &Lab, name: &str) -> Result<()> {
                     .unwrap_or(99)
             })
             .sum();
-        if count == 1 {
+        if count == processes {
             return Ok(());
         }
-        ensure!(Instant::now() < deadline, "{count} copies of it");
+        ensure!(
+            Instant::now() < deadline,
+            "{count} processes of it, not {processes}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -60,6 +60,19 @@ pub(crate) const POINTS: &[Point] = &[
     source("source.released", Owner::Destination),
 ];
 
+/// Those of the hand-over, for a job whose locks only the end of its copy at the source sets free.
+pub(crate) const WITH_LOCKS: &[Point] = &[
+    destination("destination.built", Owner::Source),
+    source("source.held", Owner::Source),
+    source("source.committed", Owner::Destination),
+    source("source.told", Owner::Destination),
+    destination("destination.committed", Owner::Destination),
+    destination("destination.owned", Owner::Destination),
+    source("source.owned", Owner::Destination),
+    destination("destination.released", Owner::Destination),
+    source("source.released", Owner::Destination),
+];
+
 /// The file that the daemons of a lab read their failpoints from.
 const FILE: &str = "/run/mig/failpoints";
 

@@ -3,6 +3,7 @@
 //! Three generations each: A -> B -> C -> A, so that what a restore leaves behind is
 //! captured again, and home takes its own job back.
 
+mod locks;
 mod tours;
 
 use std::collections::VecDeque;

@@ -31,6 +31,7 @@ tours! {
     timers: "timers-";
     trees: "tree-";
     files: "files-";
+    locks: "locks-";
     pipes: "pipes-";
     events: "events-";
     terminals: "ptys-";

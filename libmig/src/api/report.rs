@@ -39,6 +39,9 @@ pub struct MoveReport {
     pub bytes_sent: u64,
     /// Microseconds spent in each phase.
     pub phases: BTreeMap<Phase, u64>,
+    /// File locks that somebody else took during the move, by name: the job
+    /// runs without them.
+    pub lost_locks: Vec<String>,
 }
 
 /// The answer to `mig why`.

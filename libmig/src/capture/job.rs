@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     image::{
-        CapsuleImage, Clocks, Descriptor, JobImage, OpenFile, Pid, Pipe, Process, ProcessKind, Tty,
+        CapsuleImage, Clocks, Descriptor, FileLock, JobImage, OpenFile, Pid, Pipe, Process,
+        ProcessKind, Tty,
     },
     sys::HostPid,
 };
@@ -41,6 +42,8 @@ pub struct Tables {
     pub ttys: Vec<Tty>,
     /// One table for each [`LiveSource`], in order.
     pub descriptors: Vec<Vec<Descriptor>>,
+    /// Locks on files.
+    pub locks: Vec<FileLock>,
 }
 
 /// A captured tree: the image, and the shared objects whose contents are to be sent.
@@ -98,6 +101,7 @@ impl Frozen {
             pipes: tables.pipes,
             ttys: tables.ttys,
             shared: shared.objects().cloned().collect(),
+            locks: tables.locks,
         };
         Ok(Captured { image, shared })
     }

@@ -15,6 +15,7 @@ mod names;
 mod pages;
 mod process;
 mod query;
+mod relock;
 mod shared;
 mod sleep;
 mod thread;

@@ -5,11 +5,13 @@
 //! published: postcard is not self-describing (see docs/wire.md).
 
 mod files;
+mod locks;
 mod manifest;
 mod memory;
 mod process;
 
 pub use files::*;
+pub use locks::*;
 pub use manifest::*;
 pub use memory::*;
 pub use process::*;
@@ -35,6 +37,8 @@ pub struct JobImage {
     /// Memory objects that several mappings or descriptors share. A
     /// [`SharedId`] is an index.
     pub shared: Vec<SharedMemory>,
+    /// Locks on files that it holds.
+    pub locks: Vec<FileLock>,
 }
 
 /// The world that the processes of a job see, as far as the kernel keeps it

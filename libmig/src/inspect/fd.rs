@@ -10,6 +10,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::{
     fdinfo::{FdInfo, FdInfoError},
+    lock::HeldLock,
     proc_file::{self, About},
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
@@ -151,9 +152,24 @@ impl Seen {
     /// # Errors
     /// Why it cannot travel.
     pub fn kind(&self, stdio: &CapsuleStdio, devpts: Option<u64>) -> Result<Kind, Refusal> {
-        if !self.info.locks.is_empty() {
-            return Err(refusal::locked(&self.info.locks));
+        let kind = self.kind_but_for_locks(stdio, devpts)?;
+        let carried = matches!(
+            kind,
+            Kind::Named | Kind::Unlinked | Kind::Memfd | Kind::Device
+        );
+        let mut locks = self.info.locks.iter();
+        if locks.all(|line| carried && HeldLock::parse(line).is_some()) {
+            Ok(kind)
+        } else {
+            Err(refusal::locked(&self.info.locks))
         }
+    }
+
+    fn kind_but_for_locks(
+        &self,
+        stdio: &CapsuleStdio,
+        devpts: Option<u64>,
+    ) -> Result<Kind, Refusal> {
         if let Some(stream) = stdio.stream(self.stat.st_dev, self.stat.st_ino) {
             return Ok(Kind::Stdio(stream));
         }

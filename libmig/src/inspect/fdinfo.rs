@@ -15,7 +15,8 @@ pub struct FdInfo {
     pub flags: i32,
     /// Inode number; 0 on kernels that do not print it.
     pub inode: u64,
-    /// `lock:` lines: file locks and leases taken through this description.
+    /// `lock:` lines: file locks and leases taken through this description
+    /// (of locks that belong to a process, those of the process that was looked at).
     pub locks: Vec<String>,
     /// eventfd: count and EFD_SEMAPHORE.
     pub event: Option<(u64, bool)>,

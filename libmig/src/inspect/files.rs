@@ -232,6 +232,7 @@ mod tests {
     use crate::{
         image::Stdio,
         inspect::stdio::{Console, StdioEnd},
+        sys::lock,
     };
 
     /// What the preflight says about one descriptor of this very process.
@@ -343,12 +344,21 @@ mod tests {
     }
 
     #[test]
-    fn a_locked_file_may_become_free() {
+    fn a_locked_file_travels_and_a_leased_one_may_become_free() {
         let file = tempfile::tempfile().unwrap();
         rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert!(travels(&file));
+        lock::lease(&file).unwrap();
         let obstacle = verdict(&file, &CapsuleStdio::default()).unwrap();
         assert!(obstacle.transient);
-        assert!(obstacle.reason.contains("FLOCK"), "{obstacle}");
+        assert!(obstacle.reason.contains("LEASE"), "{obstacle}");
+    }
+
+    #[test]
+    fn a_lock_on_what_is_no_file_is_named() {
+        let (reader, _writer) = std::io::pipe().unwrap();
+        rustix::fs::flock(&reader, rustix::fs::FlockOperation::LockExclusive).unwrap();
+        assert!(refusal_of(&reader).contains("FLOCK"));
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub mod fd;
 pub mod fdinfo;
 pub mod files;
 pub mod load;
+pub mod lock;
 pub mod manifest;
 pub mod mapping_rules;
 pub mod maps;

@@ -39,18 +39,21 @@ impl Refusal {
     }
 }
 
-/// A file lock or lease.
+/// A lease, which ends by a signal to its holder, or a lock on something that
+/// is no file.
 pub(crate) fn locked(locks: &[String]) -> Refusal {
-    let kind = locks
-        .first()
-        .and_then(|line| line.split_whitespace().nth(1))
-        .unwrap_or("unknown");
+    let kind = |line: &String| line.split_whitespace().nth(1).map(str::to_owned);
+    let mut kinds = locks.iter().filter_map(kind);
+    let first = kinds.next();
+    // A lease beside a lock is what stands in the way.
+    let kind = kinds.find(|kind| kind == "LEASE").or(first);
+    let kind = kind.unwrap_or_else(|| "unknown".to_owned());
     Refusal {
         transient: true,
         ..Refusal::new(
             "locked file",
-            format!("a {kind} lock or lease is held through it"),
-            "wait until the program has let go of the lock",
+            format!("a lock of the kind {kind} is held through it"),
+            "wait until the program has let go of it",
         )
     }
 }

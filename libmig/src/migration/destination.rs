@@ -147,13 +147,14 @@ struct Filled<'a, J, S> {
 impl<'a, J: DestinationJob, S: Link> Filled<'a, J, S> {
     fn finish(self) -> Result<Built<'a, J, S>, MoveError> {
         let began = Instant::now();
-        failpoint::hit("destination.bulk")
+        let waits = failpoint::hit("destination.bulk")
             .and_then(|()| self.job.finish(self.epoch))
             .map_err(MoveError::here("completing the job"))?;
         Ok(Built {
             job: self.job,
             connection: self.connection,
             epoch: self.epoch,
+            waits,
             build_ns: u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX),
         })
     }
@@ -166,18 +167,23 @@ struct Built<'a, J, S> {
     job: &'a mut J,
     connection: &'a mut Connection<S>,
     epoch: u64,
+    /// For locks that the source's copy holds.
+    waits: bool,
     build_ns: u64,
 }
 
 impl<J: DestinationJob, S: Link> Built<'_, J, S> {
     fn release(self) -> Arrival {
         let epoch = self.epoch;
-        let build_ns = self.build_ns;
+        let built = Message::Built {
+            build_ns: self.build_ns,
+            waits: self.waits,
+        };
         let told = failpoint::hit("destination.built")
             .map_err(MoveError::here("waiting for the commit"))
             .and_then(|()| {
                 self.connection
-                    .send(&Message::Built { build_ns })
+                    .send(&built)
                     .and_then(|()| self.connection.expect("a commit", commit))
                     .map_err(MoveError::there("waiting for the commit"))
             });
@@ -203,19 +209,26 @@ impl<J: DestinationJob, S: Link> Built<'_, J, S> {
         }
     }
 
-    fn live(self) -> Arrival {
+    fn live(mut self) -> Arrival {
         let epoch = self.epoch;
         let released = failpoint::hit("destination.committed")
-            .and_then(|()| self.job.release(epoch))
+            .and_then(|()| self.job.own(epoch))
+            .and_then(|()| {
+                if self.waits {
+                    self.announce();
+                    failpoint::hit("destination.owned")?;
+                }
+                self.job.release(epoch)
+            })
             .map_err(MoveError::here("letting the job run"));
         match released {
-            Ok(()) => {
+            Ok(lost_locks) => {
                 // A lost acknowledgment is the source's to ask about.
                 if let Err(error) = failpoint::hit("destination.released")
                     .map_err(MoveError::here("acknowledging"))
                     .and_then(|()| {
                         self.connection
-                            .send(&Message::Released)
+                            .send(&Message::Released { lost_locks })
                             .map_err(MoveError::there("acknowledging"))
                     })
                 {
@@ -224,6 +237,13 @@ impl<J: DestinationJob, S: Link> Built<'_, J, S> {
                 Arrival::Live { epoch }
             }
             Err(error) => Arrival::Undecided { epoch, error },
+        }
+    }
+
+    /// A source that does not hear it asks, and ends its copy then.
+    fn announce(&mut self) {
+        if let Err(error) = self.connection.send(&Message::Owned) {
+            tracing::warn!(%error, "could not tell the source that the job is owned here");
         }
     }
 }

@@ -154,7 +154,14 @@ pub trait SourceJob {
     /// The job has *not* been given up.
     fn commit(&mut self, epoch: u64) -> Result<(), JobError>;
 
-    /// The destination runs the job: destroys the frozen copy.
+    /// The destination owns the job, and waits for what the frozen copy holds:
+    /// destroys that. Called only where the destination says that it waits.
+    ///
+    /// # Errors
+    /// It is still there: the destination is to be asked, and it reaped then.
+    fn surrender(&mut self, epoch: u64) -> Result<(), JobError>;
+
+    /// The destination runs the job: destroys the frozen copy, if it is there.
     fn reap(&mut self, epoch: u64);
 }
 
@@ -180,17 +187,25 @@ pub trait DestinationJob {
     fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> Result<(), JobError>;
 
     /// Everything has arrived: completes the copy. It does not run, needs no
-    /// tracer, and is on record as built before this returns.
+    /// tracer, and is on record as built before this returns. True when it
+    /// waits for something that the copy at the source holds: file locks.
     ///
     /// # Errors
     /// What of the image cannot be built here.
-    fn finish(&mut self, epoch: u64) -> Result<(), JobError>;
+    fn finish(&mut self, epoch: u64) -> Result<bool, JobError>;
 
-    /// The source has given the job up: records that it lives here, and lets it run.
+    /// The source has given the job up: records, durably, that it lives here.
+    ///
+    /// # Errors
+    /// The copy is kept, and may be owned later.
+    fn own(&mut self, epoch: u64) -> Result<(), JobError>;
+
+    /// Takes what it has waited for, and lets the job run. Returns the names of
+    /// the locks that somebody else has, and that it runs without.
     ///
     /// # Errors
     /// The copy is kept, and may be released later.
-    fn release(&mut self, epoch: u64) -> Result<(), JobError>;
+    fn release(&mut self, epoch: u64) -> Result<Vec<String>, JobError>;
 
     /// The move has ended: destroys whatever has been made.
     fn discard(&mut self);

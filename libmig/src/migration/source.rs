@@ -36,6 +36,8 @@ pub struct Moved {
     pub bytes_sent: u64,
     /// Time spent in each phase, in order.
     pub phases: Vec<(Phase, Duration)>,
+    /// Locks that somebody else took, by name: the job runs without them.
+    pub lost_locks: Vec<String>,
 }
 
 /// Nothing here stands in the way of a move; no other node knows of it yet.
@@ -198,10 +200,11 @@ struct Frozen<'a, J, S> {
 impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
     fn send(mut self) -> Result<Built<'a, J, S>, MoveError> {
         match self.deliver() {
-            Ok(()) => Ok(Built {
+            Ok(waits) => Ok(Built {
                 at: self.at,
                 latency: self.latency,
                 began: self.began,
+                waits,
             }),
             Err(error) => {
                 self.at.job.thaw();
@@ -211,7 +214,7 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
         }
     }
 
-    fn deliver(&mut self) -> Result<(), MoveError> {
+    fn deliver(&mut self) -> Result<bool, MoveError> {
         let Offered {
             job, connection, ..
         } = &mut self.at;
@@ -231,7 +234,8 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
             .send(&Message::End { bulk_bytes })
             .map_err(MoveError::there("sending the memory"))?;
         self.at.enter(Phase::Built);
-        self.at
+        let waits = self
+            .at
             .connection
             .expect("'built'", built)
             .map_err(MoveError::there("building the job at the destination"))?;
@@ -240,7 +244,7 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
             .and_then(|()| self.at.job.hold())
             .and_then(|()| failpoint::hit("source.held"))
             .map_err(MoveError::here("holding the job"))?;
-        Ok(())
+        Ok(waits)
     }
 }
 
@@ -251,6 +255,8 @@ struct Built<'a, J, S> {
     at: Offered<'a, J, S>,
     latency: Duration,
     began: Instant,
+    /// The destination waits for what the copy here holds.
+    waits: bool,
 }
 
 impl<'a, J: SourceJob, S: Link> Built<'a, J, S> {
@@ -262,6 +268,7 @@ impl<'a, J: SourceJob, S: Link> Built<'a, J, S> {
                 at: self.at,
                 latency: self.latency,
                 began: self.began,
+                waits: self.waits,
             }),
             Err(error) => {
                 self.at.job.thaw();
@@ -281,36 +288,42 @@ struct Committed<'a, J, S> {
     commit: Commit,
     latency: Duration,
     began: Instant,
+    /// As in [`Built`].
+    waits: bool,
 }
 
 impl<J: SourceJob, S: Link> Committed<'_, J, S> {
     fn release(mut self) -> Departure {
         let epoch = self.commit.epoch();
         self.at.enter(Phase::Release);
-        let told = failpoint::hit("source.committed")
-            .map_err(MoveError::here("handing the job over"))
-            .and_then(|()| {
-                self.at
-                    .connection
-                    .send(&Message::Commit { epoch })
-                    .map_err(MoveError::there("handing the job over"))
-            })
-            .and_then(|()| {
-                failpoint::hit("source.told").map_err(MoveError::here("handing the job over"))
-            })
-            .and_then(|()| {
-                self.at
-                    .connection
-                    .expect("'released'", released)
-                    .map_err(MoveError::there("handing the job over"))
-            });
-        match told {
-            Ok(()) => self.reap(epoch),
+        match self.hand_over(epoch) {
+            Ok(lost_locks) => self.reap(epoch, lost_locks),
             Err(error) => Departure::Unknown { epoch, error },
         }
     }
 
-    fn reap(mut self, epoch: u64) -> Departure {
+    fn hand_over(&mut self, epoch: u64) -> Result<Vec<String>, MoveError> {
+        const DOING: &str = "handing the job over";
+        let here = || MoveError::here(DOING);
+        let there = || MoveError::there(DOING);
+        failpoint::hit("source.committed").map_err(here())?;
+        let Offered {
+            job, connection, ..
+        } = &mut self.at;
+        connection
+            .send(&Message::Commit { epoch })
+            .map_err(there())?;
+        failpoint::hit("source.told").map_err(here())?;
+        if self.waits {
+            connection.expect("'owned'", owned).map_err(there())?;
+            failpoint::hit("source.owned")
+                .and_then(|()| job.surrender(epoch))
+                .map_err(here())?;
+        }
+        connection.expect("'released'", released).map_err(there())
+    }
+
+    fn reap(mut self, epoch: u64, lost_locks: Vec<String>) -> Departure {
         let pause = self.began.elapsed().saturating_sub(self.latency);
         self.at.enter(Phase::Reap);
         self.at.job.reap(epoch);
@@ -320,6 +333,7 @@ impl<J: SourceJob, S: Link> Committed<'_, J, S> {
             total: self.at.clock.began.elapsed(),
             bytes_sent: self.at.connection.sent(),
             phases: self.at.clock.laps,
+            lost_locks,
         })
     }
 }
@@ -366,16 +380,23 @@ fn pong(message: Message) -> Result<(), Message> {
     }
 }
 
-fn built(message: Message) -> Result<(), Message> {
+fn built(message: Message) -> Result<bool, Message> {
     match message {
-        Message::Built { .. } => Ok(()),
+        Message::Built { waits, .. } => Ok(waits),
         other => Err(other),
     }
 }
 
-fn released(message: Message) -> Result<(), Message> {
+fn owned(message: Message) -> Result<(), Message> {
     match message {
-        Message::Released => Ok(()),
+        Message::Owned => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn released(message: Message) -> Result<Vec<String>, Message> {
+    match message {
+        Message::Released { lost_locks } => Ok(lost_locks),
         other => Err(other),
     }
 }

@@ -106,6 +106,8 @@ struct World {
     destination_runs: bool,
     twice: bool,
     given_up: bool,
+    destination_owns: bool,
+    surrendered: bool,
 }
 
 impl World {
@@ -179,6 +181,7 @@ impl SourceJob for Source {
             pipes: Vec::new(),
             ttys: Vec::new(),
             shared: Vec::new(),
+            locks: Vec::new(),
         });
         Ok(b"state".to_vec())
     }
@@ -216,6 +219,13 @@ impl SourceJob for Source {
         Ok(())
     }
 
+    fn surrender(&mut self, _: u64) -> Result<(), JobError> {
+        let mut world = self.world.lock().unwrap();
+        assert!(world.destination_owns, "nobody may be without a copy");
+        world.surrendered = true;
+        Ok(())
+    }
+
     fn reap(&mut self, _: u64) {
         assert!(self.world.lock().unwrap().destination_runs);
     }
@@ -227,6 +237,7 @@ struct Destination {
     bytes: usize,
     files: Vec<NeededFile>,
     refuses: bool,
+    waits: bool,
     built: bool,
     discarded: bool,
 }
@@ -250,18 +261,25 @@ impl DestinationJob for Destination {
         Ok(())
     }
 
-    fn finish(&mut self, _: u64) -> Result<(), JobError> {
+    fn finish(&mut self, _: u64) -> Result<bool, JobError> {
         assert_eq!(self.bytes, 3 * 64);
         self.built = true;
+        Ok(self.waits)
+    }
+
+    fn own(&mut self, _: u64) -> Result<(), JobError> {
+        let mut world = self.world.lock().unwrap();
+        assert!(self.built && world.given_up);
+        world.destination_owns = true;
         Ok(())
     }
 
-    fn release(&mut self, _: u64) -> Result<(), JobError> {
+    fn release(&mut self, _: u64) -> Result<Vec<String>, JobError> {
         let mut world = self.world.lock().unwrap();
-        assert!(self.built && world.given_up);
+        assert!(world.destination_owns);
         world.destination_runs = true;
         world.check();
-        Ok(())
+        Ok(Vec::new())
     }
 
     fn discard(&mut self) {
@@ -278,7 +296,11 @@ fn depart(source: &mut Source, near: Link) -> Departure {
 }
 
 /// One move over a link that breaks after so many bytes.
-fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>, bool) {
+fn attempt(
+    there: usize,
+    back: usize,
+    waits: bool,
+) -> (Departure, Arrival, Arc<Mutex<World>>, bool) {
     let world = Arc::new(Mutex::new(World {
         source_runs: true,
         ..World::default()
@@ -286,6 +308,7 @@ fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>,
     let (near, far) = link(there, back);
     let mut destination = Destination {
         world: Arc::clone(&world),
+        waits,
         ..Destination::default()
     };
     let other_end = thread::spawn(move || {
@@ -299,7 +322,13 @@ fn attempt(there: usize, back: usize) -> (Departure, Arrival, Arc<Mutex<World>>,
 
 #[test]
 fn an_unbroken_link_moves_the_job() {
-    let (departure, arrival, world, _) = attempt(usize::MAX, usize::MAX);
+    for waits in [false, true] {
+        moves_over_an_unbroken_link(waits);
+    }
+}
+
+fn moves_over_an_unbroken_link(waits: bool) {
+    let (departure, arrival, world, _) = attempt(usize::MAX, usize::MAX, waits);
     let Departure::Moved(moved) = departure else {
         panic!("{departure:?}");
     };
@@ -307,22 +336,29 @@ fn an_unbroken_link_moves_the_job() {
     assert!(moved.bytes_sent > 3 * 64);
     let world = world.lock().unwrap();
     assert!(!world.source_runs && world.destination_runs && !world.twice);
+    assert_eq!(world.surrendered, waits);
 }
 
 #[test]
 fn a_link_that_breaks_anywhere_leaves_exactly_one_owner() {
+    for waits in [false, true] {
+        breaks_anywhere(waits);
+    }
+}
+
+fn breaks_anywhere(waits: bool) {
     let mut seen = [0; 3];
     for (there, back) in (0..900)
         .map(|n| (n, usize::MAX))
         .chain((0..120).map(|n| (usize::MAX, n)))
     {
-        let (departure, arrival, world, discarded) = attempt(there, back);
+        let (departure, arrival, world, discarded) = attempt(there, back, waits);
         let world = world.lock().unwrap();
         assert!(!world.twice, "cut after {there}/{back}: two copies ran");
         match departure {
             Departure::Stayed(_) => {
                 seen[0] += 1;
-                assert!(world.source_runs && !world.given_up);
+                assert!(world.source_runs && !world.given_up && !world.surrendered);
                 // The destination discards what it has, or keeps a complete copy to ask about.
                 assert!(discarded || matches!(arrival, Arrival::Undecided { .. }));
             }
@@ -406,7 +442,7 @@ fn a_long_list_of_files_arrives_whole() {
 
 #[test]
 fn a_destination_that_ends_without_a_word_is_called_silent() {
-    let (departure, ..) = attempt(usize::MAX, 0);
+    let (departure, ..) = attempt(usize::MAX, 0, false);
     let Departure::Stayed(error) = departure else {
         panic!("{departure:?}");
     };

@@ -10,7 +10,9 @@ use super::{
     error::{RestoreError, host, trace},
     files,
     hold::{self, Complete},
-    limits, process, sleep,
+    limits,
+    locks::Locks,
+    process, sleep,
     task::{self, Task},
     thread,
     xstate::{self, Component},
@@ -43,6 +45,7 @@ impl Building {
             tree.insert(pid, threads);
         }
         self.shared.seal(&image.shared)?;
+        let mut locks = Locks::of_descriptions(&image.locks, &self.opened)?;
         let components = xstate::components();
         // Children first: a parent forgets the SIGCHLDs that they caused.
         for (pid, process) in live(&image.processes).collect::<Vec<_>>().into_iter().rev() {
@@ -50,7 +53,7 @@ impl Building {
                 .get_mut(&pid)
                 .expect("every live process has been furnished");
             let stopped = stopped_children(image, pid, process);
-            self.identify(pid, process, threads, &stopped)?;
+            self.identify(pid, process, threads, &stopped, &mut locks)?;
             outside(pid, process, threads[0].host());
             self.depart(pid, process, threads, &components)?;
         }
@@ -65,7 +68,7 @@ impl Building {
             zygote,
             ..
         } = self;
-        hold::hold(remains, &group, &zygote, tree)
+        hold::hold(remains, &group, &zygote, tree, locks.waiting()?)
     }
 
     /// Everything that threads share, and the threads themselves.
@@ -124,6 +127,7 @@ impl Building {
         process: &LiveProcess,
         threads: &mut Threads,
         stopped_children: &[Pid],
+        locks: &mut Locks,
     ) -> Result<(), RestoreError> {
         const STEP: &str = "take its identity";
         let pairs = threads.iter_mut().zip(&process.threads);
@@ -141,9 +145,10 @@ impl Building {
         process::make_timers(&mut batch, &process.timers, self.exact_timers);
         limits::set(&mut batch, pid, &process.limits);
         thread::credentials(&mut batch, leader, process);
+        let asked = locks.ask(&mut batch, pid);
         process::arm(&mut batch, process);
-        threads[0].run(self.injector, &batch, STEP)?;
-        Ok(())
+        let results = threads[0].run(self.injector, &batch, STEP)?;
+        locks.answered(pid, &asked, &results)
     }
 
     /// Sleeps, the end of the injected pages, and the registers.

@@ -9,7 +9,7 @@ use super::{
     task::Task,
 };
 use crate::{
-    image::Pid,
+    image::{FileLock, Pid},
     sys::{
         HostPid,
         cgroup::JobGroup,
@@ -24,6 +24,7 @@ use crate::{
 pub struct Complete {
     group: JobGroup,
     processes: Vec<(Pid, HostPid)>,
+    waiting: Vec<FileLock>,
 }
 
 impl Complete {
@@ -31,6 +32,12 @@ impl Complete {
     #[must_use]
     pub fn processes(&self) -> &[(Pid, HostPid)] {
         &self.processes
+    }
+
+    /// Locks of the job that somebody else has: as a rule its copy at the source.
+    #[must_use]
+    pub fn waiting(&self) -> &[FileLock] {
+        &self.waiting
     }
 
     /// Lets the job run.
@@ -63,6 +70,7 @@ pub(super) fn hold(
     group: &JobGroup,
     zygote: &Task,
     tree: BTreeMap<Pid, Threads>,
+    waiting: Vec<FileLock>,
 ) -> Result<Complete, RestoreError> {
     dismiss(zygote)?;
     remains.forget(zygote.host());
@@ -84,6 +92,7 @@ pub(super) fn hold(
     Ok(Complete {
         group: group.clone(),
         processes,
+        waiting,
     })
 }
 

@@ -19,6 +19,7 @@ mod hold;
 pub mod husk;
 pub mod layout;
 mod limits;
+mod locks;
 mod own_vdso;
 mod pin;
 mod prepare;

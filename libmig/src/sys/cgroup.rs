@@ -62,6 +62,15 @@ impl JobGroup {
         self.wait_for("frozen 1")
     }
 
+    /// Whether all are frozen.
+    ///
+    /// # Errors
+    /// When the cgroup is gone.
+    pub fn is_frozen(&self) -> io::Result<bool> {
+        let events = fs::read_to_string(self.path.join("cgroup.events"))?;
+        Ok(events.lines().any(|line| line == "frozen 1"))
+    }
+
     /// Lets all run.
     ///
     /// # Errors

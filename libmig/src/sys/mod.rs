@@ -7,6 +7,7 @@ pub mod clone;
 pub mod close_range;
 pub mod cpuid;
 pub mod descriptor;
+pub mod lock;
 pub mod pagemap;
 mod pid;
 pub mod probe;

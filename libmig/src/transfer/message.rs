@@ -28,6 +28,8 @@ pub enum Message {
     Built {
         /// Nanoseconds from `End` to here.
         build_ns: u64,
+        /// It waits for locks that the source's copy holds, or so it seems.
+        waits: bool,
     },
     /// Source: the job is yours, durably.
     Commit {
@@ -35,7 +37,13 @@ pub enum Message {
         epoch: u64,
     },
     /// Destination: it runs.
-    Released,
+    Released {
+        /// Locks that somebody else has had for too long, by name.
+        lost_locks: Vec<String>,
+    },
+    /// Destination, before `Released`, if it waits: the job is mine, durably;
+    /// end your copy, which holds its locks.
+    Owned,
     /// Source: a piece of the list of files that the offer announced.
     Files(Vec<NeededFile>),
 }

@@ -1,12 +1,13 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 3. Locks: in the image, in `Built` and `Released`; `Owned`.
 //! 2. The offer is followed by the files that the job needs.
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 2;
+pub const NEWEST: u16 = 3;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 2;
+pub const OLDEST: u16 = 3;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

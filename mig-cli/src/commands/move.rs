@@ -69,6 +69,13 @@ pub(crate) fn run(args: &MoveArgs) -> Result<u8> {
     } else {
         ui::line(&text(&report))?;
     }
+    for lock in &report.lost_locks {
+        let lock = ui::printable(lock);
+        eprintln!(
+            "mig: {}: somebody else took a lock, the job runs without it: {lock}",
+            report.job
+        );
+    }
     Ok(crate::exit::OK)
 }
 

@@ -25,13 +25,14 @@ pub(crate) mod watch;
 use std::sync::{Arc, mpsc};
 
 use libmig::api::{Code, ExitRecord, Failure, JobId, NodeName, Phase};
+use libmig::image::FileLock;
 use libmig::migration::Verdict;
 use tokio::sync::{Notify, oneshot};
 
 use crate::balancer::Balance;
 use crate::load::Meters;
 use record::{Arrival, Committed, JobRecord, Report};
-use registry::{JobView, Registry, Ruled};
+use registry::{JobView, Registry, Relock, Ruled};
 
 type Message = Box<dyn FnOnce(&mut Registry) + Send>;
 
@@ -199,6 +200,12 @@ impl Jobs {
         self.call(|r| r.arrivals.values().cloned().collect()).await
     }
 
+    /// Whether an arrival waits for locks.
+    pub(crate) async fn waits(&self, job: JobId, epoch: u64) -> bool {
+        self.call(move |r| r.waiting.get(&job).is_some_and(|w| w.epoch == epoch))
+            .await
+    }
+
     /// One entry of the destination journal.
     pub(crate) async fn arrival(&self, job: JobId) -> Option<Arrival> {
         self.call(move |r| r.arrivals.get(&job).cloned()).await
@@ -298,13 +305,30 @@ impl Jobs {
         Ok(())
     }
 
-    /// Destination: complete, detached and frozen; sent to the source as `Built`.
+    /// Destination: complete, detached and frozen, but for the `locks` that the
+    /// source's copy holds; sent to the source as `Built`.
     ///
     /// # Errors
     /// When nothing is reserved with that epoch, or the disk fails.
-    pub(crate) fn journal_built(&self, job: &JobId, epoch: u64) -> Ruled<()> {
+    pub(crate) fn journal_built(&self, job: &JobId, epoch: u64, locks: Vec<FileLock>) -> Ruled<()> {
         let job = job.clone();
-        self.call_blocking(move |r| r.built(&job, epoch))
+        self.call_blocking(move |r| r.built(&job, epoch, locks))
+    }
+
+    /// Destination: whether a job that is ours waits for locks before it may
+    /// run. Whoever gets them says [`Jobs::relocked`] when it runs.
+    pub(crate) fn relock(&self, job: &JobId, epoch: u64) -> Relock {
+        let job = job.clone();
+        self.call_blocking(move |r| r.relock(&job, epoch))
+    }
+
+    /// Destination: the job runs, with its locks or without.
+    ///
+    /// # Errors
+    /// When the disk fails; a restarted daemon then finds that the job runs.
+    pub(crate) fn relocked(&self, job: &JobId, epoch: u64) -> Ruled<()> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.relocked(&job, epoch))
     }
 
     /// Destination: the source has committed; thaw after this. True when the

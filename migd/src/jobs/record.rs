@@ -4,6 +4,7 @@
 //! what an older one wrote; append variants, never change one.
 
 use libmig::api::{ExitRecord, JobId, NodeName};
+use libmig::image::FileLock;
 use serde::{Deserialize, Serialize};
 
 /// Where a job lives.
@@ -93,6 +94,17 @@ pub(crate) struct Arrival {
     pub(crate) stage: Stage,
 }
 
+/// Destination journal: what an arrival waits for before it may run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Waiting {
+    /// The job.
+    pub(crate) job: JobId,
+    /// The epoch of the attempt.
+    pub(crate) epoch: u64,
+    /// Locks that the copy at the source holds.
+    pub(crate) locks: Vec<FileLock>,
+}
+
 /// Something that home must be told, kept until it has answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
@@ -120,6 +132,10 @@ pub(crate) enum Change {
     Arrival(Arrival),
     /// It is settled.
     NoArrival(JobId),
+    /// Insert or replace what an arrival waits for.
+    Waiting(Waiting),
+    /// It waits no longer.
+    NoWaiting(JobId),
     /// Remember how a job ended.
     Exit(ExitRecord),
     /// Forget it.

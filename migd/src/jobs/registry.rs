@@ -6,14 +6,15 @@
 //!
 //! One thread owns a [`Registry`] (`actor`); nobody else ever sees it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use libmig::api::{Code, ExitRecord, ExitStatus, Failure, JobId, NodeName, Phase};
+use libmig::image::FileLock;
 use libmig::migration::Verdict;
 use tokio::sync::oneshot;
 
-use super::record::{Arrival, Change, Committed, JobRecord, Place, Report, Stage};
+use super::record::{Arrival, Change, Committed, JobRecord, Place, Report, Stage, Waiting};
 use super::store::{Store, StoreError};
 
 /// Ended jobs that are remembered.
@@ -56,9 +57,23 @@ pub(crate) struct Registry {
     pub(super) leaving: HashMap<JobId, Leaving>,
     pub(super) committed: BTreeMap<JobId, Committed>,
     pub(super) arrivals: BTreeMap<JobId, Arrival>,
+    pub(super) waiting: BTreeMap<JobId, Waiting>,
+    /// Arrivals that somebody is taking the locks of right now.
+    pub(super) relocking: HashSet<JobId>,
     pub(super) exits: BTreeMap<JobId, ExitRecord>,
     pub(super) reports: BTreeMap<JobId, Report>,
     pub(super) waiters: HashMap<JobId, Vec<oneshot::Sender<ExitRecord>>>,
+}
+
+/// What an arrival waits for before it may run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Relock {
+    /// Nothing.
+    Nothing,
+    /// Locks that somebody else is taking already.
+    Busy,
+    /// These locks, which the caller is to take.
+    Locks(Vec<FileLock>),
 }
 
 /// What any rule here returns.
@@ -99,6 +114,12 @@ impl Registry {
                 .into_iter()
                 .map(|a| (a.record.id.clone(), a))
                 .collect(),
+            waiting: read
+                .waiting
+                .into_iter()
+                .map(|w| (w.job.clone(), w))
+                .collect(),
+            relocking: HashSet::new(),
             exits: read.exits.into_iter().map(|e| (e.job.clone(), e)).collect(),
             reports: read.reports.into_iter().collect(),
             waiters: HashMap::new(),
@@ -366,12 +387,47 @@ impl Registry {
 
     /// The arrival is complete and frozen. From now on it is destroyed only
     /// when the source says so.
-    pub(super) fn built(&mut self, job: &JobId, epoch: u64) -> Ruled<()> {
-        let arrival = self.arrival(job, epoch, Stage::Reserved)?;
-        self.put_arrival(Arrival {
+    pub(super) fn built(&mut self, job: &JobId, epoch: u64, locks: Vec<FileLock>) -> Ruled<()> {
+        let arrival = Arrival {
             stage: Stage::Built,
-            ..arrival
-        })
+            ..self.arrival(job, epoch, Stage::Reserved)?
+        };
+        let mut changes = vec![Change::Arrival(arrival.clone())];
+        let waiting = (!locks.is_empty()).then(|| Waiting {
+            job: job.clone(),
+            epoch,
+            locks,
+        });
+        match &waiting {
+            Some(waiting) => changes.push(Change::Waiting(waiting.clone())),
+            None if self.waiting.contains_key(job) => changes.push(Change::NoWaiting(job.clone())),
+            None => {}
+        }
+        self.durable(&changes)?;
+        self.arrivals.insert(job.clone(), arrival);
+        self.waiting.remove(job);
+        self.waiting.extend(waiting.map(|w| (job.clone(), w)));
+        Ok(())
+    }
+
+    /// Whether the arrival waits for locks. One caller at a time gets them, and
+    /// says [`Registry::relocked`] in the end.
+    pub(super) fn relock(&mut self, job: &JobId, epoch: u64) -> Relock {
+        match self.waiting.get(job).filter(|w| w.epoch == epoch) {
+            None => Relock::Nothing,
+            Some(_) if !self.relocking.insert(job.clone()) => Relock::Busy,
+            Some(waiting) => Relock::Locks(waiting.locks.clone()),
+        }
+    }
+
+    /// The arrival runs: with its locks, or without.
+    pub(super) fn relocked(&mut self, job: &JobId, epoch: u64) -> Ruled<()> {
+        self.relocking.remove(job);
+        if self.waiting.get(job).is_some_and(|w| w.epoch == epoch) {
+            self.durable(&[Change::NoWaiting(job.clone())])?;
+            self.waiting.remove(job);
+        }
+        Ok(())
     }
 
     /// The source has committed: the job is ours, durably, before it runs.
@@ -418,8 +474,12 @@ impl Registry {
     pub(super) fn arrival_gone(&mut self, job: &JobId, epoch: u64) -> Ruled<()> {
         let gone = |a: &Arrival| a.epoch == epoch && a.stage != Stage::Live;
         if self.arrivals.get(job).is_some_and(gone) {
-            self.durable(&[Change::NoArrival(job.clone())])?;
+            self.durable(&[
+                Change::NoArrival(job.clone()),
+                Change::NoWaiting(job.clone()),
+            ])?;
             self.arrivals.remove(job);
+            self.waiting.remove(job);
         }
         Ok(())
     }

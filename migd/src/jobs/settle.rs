@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | source `Committed` | "I committed it to you" to the destination | Live: reap · Absent: resume · else ask again |
 //! | destination `Built` | "did you commit?" to the source | Committed: release · Aborted: discard · else ask again |
+//! | destination `Live`, with locks to wait for | none | take them, release |
 //! | destination `Reserved` | none | discard |
 //! | neither | none | resume whatever is frozen |
 //!
@@ -38,7 +39,10 @@ pub(crate) async fn reconcile(daemon: &Daemon) {
         }
     }
     for view in daemon.jobs.views().await {
-        if view.record.is_here() && !view.committed {
+        let epoch = view.record.epoch;
+        // An arrival that waits for its locks is frozen for that.
+        let waits = daemon.jobs.waits(view.record.id.clone(), epoch).await;
+        if view.record.is_here() && !view.committed && !waits {
             let (job, mine) = (view.record.id.clone(), view.record.id);
             report(
                 &job,
@@ -74,6 +78,10 @@ pub(crate) fn built(daemon: &Daemon, arrival: Arrival) {
     let daemon = daemon.clone();
     daemon.runtime.clone().spawn(async move {
         let job = arrival.record.id.clone();
+        if arrival.stage == Stage::Live {
+            // Ours already when something went wrong.
+            return release(&daemon, arrival).await;
+        }
         loop {
             // The source may have told us in the meantime.
             let stage = daemon.jobs.arrival(job.clone()).await;
@@ -151,12 +159,21 @@ async fn release(daemon: &Daemon, arrival: Arrival) {
     let job = arrival.record.id.clone();
     // An old entry of a job that has left again or has ended is history.
     let here = daemon.jobs.view(job.clone()).await;
-    if here.is_some_and(|v| v.record.is_here() && v.record.epoch == arrival.epoch && !v.committed) {
-        report(
-            &job,
-            "release",
-            blocking(daemon, move |d| moves::release(d, &arrival)).await,
-        );
+    if !here.is_some_and(|v| v.record.is_here() && v.record.epoch == arrival.epoch && !v.committed)
+    {
+        return;
+    }
+    let waits = daemon.jobs.waits(job.clone(), arrival.epoch).await;
+    let mine = daemon.clone();
+    let work = async move {
+        let released = blocking(&mine, move |d| moves::release(d, &arrival)).await;
+        report(&job, "release", released);
+    };
+    if waits {
+        // For locks that the source lets go of only when it has its answer.
+        daemon.runtime.spawn(work);
+    } else {
+        work.await;
     }
 }
 

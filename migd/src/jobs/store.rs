@@ -15,13 +15,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
-use super::record::{Arrival, Change, Committed, JobRecord, Report, Versioned};
+use super::record::{Arrival, Change, Committed, JobRecord, Report, Versioned, Waiting};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 const RECORDS: Table = TableDefinition::new("records");
 const COMMITTED: Table = TableDefinition::new("committed");
 const ARRIVALS: Table = TableDefinition::new("arrivals");
+const WAITING: Table = TableDefinition::new("waiting");
 const EXITS: Table = TableDefinition::new("exits");
 const REPORTS: Table = TableDefinition::new("reports");
 const COUNTERS: Table = TableDefinition::new("counters");
@@ -57,6 +58,7 @@ pub(crate) struct Contents {
     pub(crate) records: Vec<JobRecord>,
     pub(crate) committed: Vec<Committed>,
     pub(crate) arrivals: Vec<Arrival>,
+    pub(crate) waiting: Vec<Waiting>,
     pub(crate) exits: Vec<ExitRecord>,
     pub(crate) reports: Vec<(JobId, Report)>,
     pub(crate) last_number: u64,
@@ -79,7 +81,9 @@ impl Store {
             database: Database::create(path)?,
         };
         let write = store.begin()?;
-        for table in [RECORDS, COMMITTED, ARRIVALS, EXITS, REPORTS, COUNTERS] {
+        for table in [
+            RECORDS, COMMITTED, ARRIVALS, WAITING, EXITS, REPORTS, COUNTERS,
+        ] {
             write.open_table(table)?;
         }
         write.commit()?;
@@ -104,6 +108,7 @@ impl Store {
             records: values(self.all(RECORDS, "records")?),
             committed: values(self.all(COMMITTED, "committed")?),
             arrivals: values(self.all(ARRIVALS, "arrivals")?),
+            waiting: values(self.all(WAITING, "waiting")?),
             exits: values(self.all(EXITS, "exits")?),
             reports: keyed(self.all(REPORTS, "reports")?).collect::<Result<_, _>>()?,
             last_number: self.counter(LAST_NUMBER)?,
@@ -172,6 +177,8 @@ fn apply(write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
         Change::NoCommitted(job) => remove(write, COMMITTED, job),
         Change::Arrival(entry) => put(write, ARRIVALS, &entry.record.id.to_string(), entry),
         Change::NoArrival(job) => remove(write, ARRIVALS, job),
+        Change::Waiting(entry) => put(write, WAITING, &entry.job.to_string(), entry),
+        Change::NoWaiting(job) => remove(write, WAITING, job),
         Change::Exit(exit) => put(write, EXITS, &exit.job.to_string(), exit),
         Change::NoExit(job) => remove(write, EXITS, job),
         Change::Report(job, report) => put(write, REPORTS, &job.to_string(), report),

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use libmig::api::{Code, ExitStatus, JobId, NodeName};
+use libmig::image::{FileLock, LockKind};
 use libmig::migration::Verdict;
 
 use super::record::{Change, JobRecord, Place, Stage};
-use super::registry::{Registry, ended_now};
+use super::registry::{Registry, Relock, ended_now};
 use super::store::Store;
 
 fn node(name: &str) -> NodeName {
@@ -30,7 +31,7 @@ fn built(n1: &mut Registry, n2: &mut Registry) -> (JobId, u64) {
     let job = create(n1).id;
     let (record, epoch) = n1.leave(&job, &node("n2")).unwrap();
     n2.reserve(record, epoch, node("n1")).unwrap();
-    n2.built(&job, epoch).unwrap();
+    n2.built(&job, epoch, Vec::new()).unwrap();
     (job, epoch)
 }
 
@@ -71,7 +72,7 @@ fn a_move_there_and_back_is_owned_by_one_side_at_a_time() {
     let (record, second) = n2.leave(&job, &node("n1")).unwrap();
     assert_eq!(second, 2);
     n1.reserve(record, second, node("n2")).unwrap();
-    n1.built(&job, second).unwrap();
+    n1.built(&job, second, Vec::new()).unwrap();
     n2.commit(&job, second).unwrap();
     n1.live(&job, second).unwrap();
     n2.gone(&job, second).unwrap();
@@ -223,7 +224,7 @@ fn crash_writer() {
         };
         let guest = from.id.clone();
         n1.reserve(from, 7, node("n2")).unwrap();
-        n1.built(&guest, 7).unwrap();
+        n1.built(&guest, 7, Vec::new()).unwrap();
         n1.live(&guest, 7).unwrap();
         println!("live {guest} 7");
     }
@@ -276,6 +277,38 @@ fn check(n1: &Registry, line: &str) {
         }
         _ => unreachable!("is_promise"),
     }
+}
+
+#[test]
+fn locks_are_taken_by_one_at_a_time_and_not_forgotten_before() {
+    let lock = FileLock {
+        kind: LockKind::Process,
+        exclusive: true,
+        start: 1 << 30,
+        length: 1,
+        pid: 2,
+        number: 3,
+        file: 0,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (mut n1, mut n2) = (open(dir.path(), "n1"), open(dir.path(), "n2"));
+    let job = create(&mut n1).id;
+    let (record, epoch) = n1.leave(&job, &node("n2")).unwrap();
+    n2.reserve(record, epoch, node("n1")).unwrap();
+    n2.built(&job, epoch, vec![lock]).unwrap();
+    n1.commit(&job, epoch).unwrap();
+    n2.live(&job, epoch).unwrap();
+    assert_eq!(n2.relock(&job, epoch), Relock::Locks(vec![lock]));
+    assert_eq!(n2.relock(&job, epoch), Relock::Busy);
+    assert_eq!(n2.relock(&job, epoch + 1), Relock::Nothing);
+    drop(n2);
+    let mut n2 = open(dir.path(), "n2");
+    assert_eq!(n2.relock(&job, epoch), Relock::Locks(vec![lock]));
+    n2.relocked(&job, epoch).unwrap();
+    assert_eq!(n2.relock(&job, epoch), Relock::Nothing);
+    drop(n2);
+    let mut n2 = open(dir.path(), "n2");
+    assert_eq!(n2.relock(&job, epoch), Relock::Nothing);
 }
 
 #[test]

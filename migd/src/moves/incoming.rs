@@ -14,6 +14,7 @@ use tracing::warn;
 
 use super::admission::{self, Candidate};
 use super::local::{Local, broken};
+use super::locks::Claims;
 use crate::daemon::Daemon;
 use crate::jobs::record::{JobRecord, Place};
 use crate::jobs::registry::unix_now;
@@ -31,13 +32,7 @@ enum Copy {
     None,
     Prepared(Box<Prepared>),
     Building(Box<Building>, Box<JobImage>),
-    Complete(
-        #[expect(
-            dead_code,
-            reason = "it stays frozen when it is dropped; kept to say what there is"
-        )]
-        Complete,
-    ),
+    Complete(Complete),
     Released,
 }
 
@@ -50,6 +45,7 @@ pub(super) struct Incoming<'a> {
     main: i32,
     local: Option<Local>,
     copy: Copy,
+    claims: Option<Claims>,
 }
 
 impl<'a> Incoming<'a> {
@@ -63,6 +59,7 @@ impl<'a> Incoming<'a> {
             main: 0,
             local: None,
             copy: Copy::None,
+            claims: None,
         }
     }
 
@@ -197,24 +194,40 @@ impl DestinationJob for Incoming<'_> {
         }
     }
 
-    fn finish(&mut self, epoch: u64) -> Result<(), JobError> {
+    fn finish(&mut self, epoch: u64) -> Result<bool, JobError> {
         let Copy::Building(building, image) = std::mem::replace(&mut self.copy, Copy::None) else {
             return Err("the end of the memory came before the image".into());
         };
         let complete = building.finish(&image).map_err(restoring)?;
+        let locks = complete.waiting().to_vec();
+        let waits = !locks.is_empty();
         self.copy = Copy::Complete(complete);
         let main = self.main;
         self.local()?.capsule.main(main)?;
-        self.daemon.jobs.journal_built(&self.job, epoch)?;
+        self.daemon.jobs.journal_built(&self.job, epoch, locks)?;
+        Ok(waits)
+    }
+
+    fn own(&mut self, epoch: u64) -> Result<(), JobError> {
+        let Copy::Complete(complete) = std::mem::replace(&mut self.copy, Copy::Released) else {
+            return Err("a commit came before the copy was complete".into());
+        };
+        self.daemon.jobs.journal_live(&self.job, epoch)?;
+        let locks = complete.waiting();
+        if !locks.is_empty() {
+            let local = self.local.as_ref().ok_or("there is no capsule")?;
+            self.claims = Some(Claims::open(local, locks));
+        }
         Ok(())
     }
 
-    fn release(&mut self, epoch: u64) -> Result<(), JobError> {
-        self.daemon.jobs.journal_live(&self.job, epoch)?;
-        self.copy = Copy::Released;
+    fn release(&mut self, epoch: u64) -> Result<Vec<String>, JobError> {
         let local = self.local.take().ok_or("there is no capsule")?;
-        local.release(self.daemon, epoch)?;
-        Ok(())
+        let released = match self.claims.take() {
+            Some(claims) => local.release(self.daemon, epoch, Some(claims)),
+            None => local.run(self.daemon, epoch, None),
+        };
+        Ok(released?)
     }
 
     fn discard(&mut self) {

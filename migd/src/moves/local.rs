@@ -14,7 +14,9 @@ use tracing::warn;
 
 use migd::capsule::{Handle, Info};
 
+use super::locks::Claims;
 use crate::daemon::Daemon;
+use crate::jobs::registry::Relock;
 use crate::jobs::watch;
 
 /// The parts of a job on this node.
@@ -89,11 +91,50 @@ impl Local {
         Ok(CapsuleStdio { streams, console })
     }
 
-    /// Destination: the job is ours in the journal; lets it run.
-    pub(super) fn release(mut self, daemon: &Daemon, epoch: u64) -> Result<(), Failure> {
-        self.group
-            .thaw()
-            .map_err(|error| host(&self.job, "it cannot be thawed", &error))?;
+    /// Destination: the job is ours in the journal; takes what it waits for, unless
+    /// that has been done before, and lets it run. Repeatable.
+    ///
+    /// Returns the names of the locks that it runs without. `claims` are its locks, if
+    /// they have been prepared.
+    pub(super) fn release(
+        self,
+        daemon: &Daemon,
+        epoch: u64,
+        claims: Option<Claims>,
+    ) -> Result<Vec<String>, Failure> {
+        let job = self.job.clone();
+        let locks = match daemon.jobs.relock(&job, epoch) {
+            Relock::Nothing => return self.run(daemon, epoch, None),
+            Relock::Busy => return Ok(Vec::new()),
+            Relock::Locks(locks) => locks,
+        };
+        let claims = if self.group.is_frozen().unwrap_or(false) {
+            Some(claims.unwrap_or_else(|| Claims::open(&self, &locks)))
+        } else {
+            let locks: Vec<String> = locks.iter().map(ToString::to_string).collect();
+            warn!(%job, ?locks, "the daemon was killed while these locks were taken: the job may run without them");
+            None
+        };
+        let released = self.run(daemon, epoch, claims);
+        for lock in released.iter().flatten() {
+            warn!(%job, %lock, "somebody else has a lock of the job, which runs without it");
+        }
+        daemon.jobs.relocked(&job, epoch)?;
+        released
+    }
+
+    /// Destination: the job is ours in the journal, and waits for `claims` alone.
+    pub(super) fn run(
+        mut self,
+        daemon: &Daemon,
+        epoch: u64,
+        claims: Option<Claims>,
+    ) -> Result<Vec<String>, Failure> {
+        let thawed = match claims {
+            Some(claims) => claims.take(&self),
+            None => self.group.thaw().map(|()| Vec::new()),
+        };
+        let lost = thawed.map_err(|error| host(&self.job, "it cannot be thawed", &error))?;
         if let Err(error) = self.capsule.arrive_commit(epoch) {
             // Said already, before the daemon that said it was killed.
             warn!(job = %self.job, %error, "the capsule's init takes no news of an arrival");
@@ -101,7 +142,7 @@ impl Local {
         if !self.is_home(daemon) {
             watch::start(daemon, &self.job);
         }
-        Ok(())
+        Ok(lost)
     }
 
     /// Destination: destroys what was built.

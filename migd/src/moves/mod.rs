@@ -8,11 +8,13 @@
 //! | `incoming` | the destination's end: a capsule, husks, a running job |
 //! | `look` | what stands in the way of a move, asked while the job runs |
 //! | `admission` | what a destination has against a job, asked before it is frozen |
+//! | `locks` | file locks that the copy at the source holds, for the destination |
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
 pub(crate) mod admission;
 mod incoming;
 mod local;
+mod locks;
 mod look;
 mod outgoing;
 
@@ -165,6 +167,7 @@ fn report(daemon: &Daemon, job: &JobId, to: &NodeName, moved: &Moved) -> MoveRep
         pause_us: micros(moved.pause),
         total_us: micros(moved.total),
         bytes_sent: moved.bytes_sent,
+        lost_locks: moved.lost_locks.clone(),
         phases: moved.phases.iter().fold(
             Default::default(),
             |mut sums: std::collections::BTreeMap<_, u64>, (phase, time)| {
@@ -201,7 +204,8 @@ pub(crate) fn serve(mut stream: BlockingTls, hello: &DialHello, daemon: &Daemon)
 
 /// Destination: the arrival is live in the journal; let it run. Repeatable.
 pub(crate) fn release(daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure> {
-    Local::find(daemon, &arrival.record.id)?.release(daemon, arrival.epoch)
+    let local = Local::find(daemon, &arrival.record.id)?;
+    local.release(daemon, arrival.epoch, None).map(drop)
 }
 
 /// Destination: destroys what was built. Repeatable.

@@ -99,6 +99,7 @@ fn tables(
         pipes,
         ttys,
         descriptors,
+        locks,
         unlinked,
     } = files::capture(&sources, stdio, shared)?;
     *contents = unlinked;
@@ -107,6 +108,7 @@ fn tables(
         pipes,
         ttys,
         descriptors,
+        locks,
     })
 }
 
@@ -239,16 +241,22 @@ impl SourceJob for Outgoing<'_> {
         Ok(())
     }
 
+    fn surrender(&mut self, epoch: u64) -> Result<(), JobError> {
+        // Duplicates of the job's descriptions, which may be locked.
+        self.captured = None;
+        self.unlinked = UnlinkedContents::default();
+        let local = self.local.take().ok_or("it has been reaped before")?;
+        Ok(local.reap(epoch)?)
+    }
+
     fn reap(&mut self, epoch: u64) {
         let job = self.record.id.clone();
-        let Some(local) = self.local.take() else {
-            return;
-        };
+        let local = self.local.take();
         let reaped = failpoint::hit("source.released")
             .map_err(|JobError { error, .. }| {
                 Failure::new(libmig::api::Code::Failed, error.to_string())
             })
-            .and_then(|()| local.reap(epoch))
+            .and_then(|()| local.map_or(Ok(()), |local| local.reap(epoch)))
             .and_then(|()| self.daemon.jobs.journal_gone(&job, epoch));
         if let Err(failure) = reaped {
             warn!(%job, %failure, causes = ?failure.causes, "the copy of a job that has left is not gone yet");

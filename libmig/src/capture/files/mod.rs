@@ -6,6 +6,7 @@
 
 mod epoll;
 mod error;
+mod locks;
 mod object;
 mod owner;
 mod pipe;
@@ -21,7 +22,7 @@ pub use error::FilesError;
 pub use unlinked::UnlinkedContents;
 
 use super::{LiveSource, SharedRegistry, Tables};
-use crate::image::{Descriptor, OpenFile, Pipe, Tty};
+use crate::image::{Descriptor, FileLock, OpenFile, Pipe, Tty};
 
 /// The tables of a job image that are about descriptors.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ pub struct FileTables {
     pub ttys: Vec<Tty>,
     /// The descriptor table of each process, in the order of the sources.
     pub descriptors: Vec<Vec<Descriptor>>,
+    /// Locks on files.
+    pub locks: Vec<FileLock>,
     /// What is needed to read the contents of unlinked files.
     pub unlinked: UnlinkedContents,
 }
@@ -47,6 +50,7 @@ impl FileTables {
             pipes: self.pipes,
             ttys: self.ttys,
             descriptors: self.descriptors,
+            locks: self.locks,
         };
         (tables, self.unlinked)
     }

@@ -63,6 +63,7 @@ impl<'a> Objects<'a> {
             pipes: self.pipes,
             ttys: self.terminals.capture()?,
             descriptors: self.table.descriptors.clone(),
+            locks: self.table.locks.found.clone(),
             unlinked: self.unlinked,
         })
     }

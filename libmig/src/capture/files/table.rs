@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use super::{CapsuleStdio, FileSource, FilesError};
+use super::{CapsuleStdio, FileSource, FilesError, locks::Locks};
 use crate::{
     image::{Descriptor, FileId, Pid},
     inspect::{
@@ -61,6 +61,7 @@ pub(super) struct Table {
     pub(super) files: Vec<Found>,
     /// The descriptor table of each process.
     pub(super) descriptors: Vec<Vec<Descriptor>>,
+    pub(super) locks: Locks,
     /// Where names are looked up for each process.
     roots: Vec<OwnedFd>,
 }
@@ -82,6 +83,7 @@ impl Table {
         let mut table = Self {
             files: Vec::new(),
             descriptors: Vec::with_capacity(processes.len()),
+            locks: Locks::default(),
             roots,
         };
         let mut alike: HashMap<Likeness, Vec<FileId>> = HashMap::new();
@@ -94,7 +96,9 @@ impl Table {
                 let seen = Seen::look(source.host, number)
                     .map_err(|source| FilesError::See { pid, source })?;
                 let close_on_exec = seen.info.close_on_exec();
+                let lines = seen.info.locks.clone();
                 let file = table.intern(processes, process, seen, (stdio, devpts), &mut alike)?;
+                table.locks.note(pid, number, file, &lines);
                 own.push(Descriptor {
                     number,
                     close_on_exec,

@@ -1,0 +1,67 @@
+//! Locks that only their process can take, taken by it while it stands still.
+
+use std::io;
+
+use super::{CaptureError, Frozen, freeze::FrozenProcess};
+use crate::{
+    image::FileLock,
+    inspect::maps,
+    sys::{
+        lock::{self, Access},
+        remote::{Batch, Injector, Outcome},
+    },
+};
+
+impl Frozen {
+    /// Has the processes of the tree set these locks, each that to which it
+    /// belongs, without waiting. False for those that somebody else has.
+    ///
+    /// # Errors
+    /// A process that is not there, or a lock that cannot be had at all; the
+    /// tree stays frozen, and some may have been set.
+    pub fn set_locks(&mut self, locks: &[(FileLock, Access)]) -> Result<Vec<bool>, CaptureError> {
+        let mut set = vec![false; locks.len()];
+        for process in &mut self.processes {
+            let own = |(_, (lock, _)): &(usize, &(FileLock, Access))| lock.pid == process.pid;
+            let own: Vec<_> = locks.iter().enumerate().filter(own).collect();
+            if own.is_empty() {
+                continue;
+            }
+            let asked: Vec<_> = own.iter().map(|(_, asked)| **asked).collect();
+            for ((place, _), answer) in own.iter().zip(set_own(process, &asked)?) {
+                set[*place] = answer;
+            }
+        }
+        Ok(set)
+    }
+}
+
+fn set_own(
+    process: &mut FrozenProcess,
+    locks: &[(FileLock, Access)],
+) -> Result<Vec<bool>, CaptureError> {
+    let failed = || CaptureError::proc(process.host, "locks");
+    let site = maps::injection_site(process.host).map_err(failed())?;
+    let gone = || failed()(io::ErrorKind::NotFound.into());
+    let leader = process.threads.first_mut().ok_or_else(gone)?;
+    let leader = &mut leader.stopped;
+    let mut batch = Batch::new();
+    let mut slots = Vec::with_capacity(locks.len());
+    for (lock, access) in locks {
+        let range = batch.data(&lock::argument(lock, *access));
+        let set = [lock.number.into(), libc::F_SETLK.into(), range.into()];
+        slots.push(batch.attempt(libc::SYS_fcntl, &set));
+    }
+    let injector = Injector::install(leader, &site)?;
+    let results = injector.run(leader, &batch);
+    let removed = injector.remove(leader, site.foothold);
+    let results = results?;
+    removed?;
+    let answer = |slot| match results.outcome(slot) {
+        Outcome::Value(_) => Ok(true),
+        Outcome::Failed(errno) if lock::is_taken(errno) => Ok(false),
+        Outcome::Failed(errno) => Err(failed()(io::Error::from_raw_os_error(errno))),
+        Outcome::NotRun => Err(failed()(io::ErrorKind::Interrupted.into())),
+    };
+    slots.into_iter().map(answer).collect()
+}
