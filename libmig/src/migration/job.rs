@@ -7,7 +7,7 @@ use thiserror::Error as ThisError;
 use crate::{
     api::{Obstacle, Phase},
     capture::BulkSink,
-    image::{BulkTarget, JobImage},
+    image::{BulkTarget, JobImage, NeededFile},
     transfer::{Proposal, Refusal, TransferError},
 };
 
@@ -95,6 +95,25 @@ impl MoveError {
         }
     }
 
+    /// What the other end lacks but this one has not either, by now, passes by itself.
+    pub(super) fn excuse(&mut self, gone: &[Obstacle]) {
+        if let Self::There {
+            source: TransferError::Refused(refusal),
+            ..
+        } = self
+        {
+            let lacks = |named: &&mut Obstacle| {
+                let same =
+                    |other: &Obstacle| (other.pid, &other.object) == (named.pid, &named.object);
+                gone.iter().any(same)
+            };
+            let obstacles = refusal.obstacles.iter_mut();
+            obstacles
+                .filter(lacks)
+                .for_each(|named| named.transient = true);
+        }
+    }
+
     /// Whether the same move may work when it is tried again at once.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -114,6 +133,9 @@ pub trait SourceJob {
     /// # Errors
     /// Obstacles: what cannot move is refused before anything is frozen.
     fn propose(&mut self) -> Result<Proposal, JobError>;
+
+    /// What is not here any more of the files that were told of. The job runs.
+    fn gone(&mut self, files: &[NeededFile]) -> Vec<Obstacle>;
 
     /// Stops every thread. On an error the job must run on.
     ///

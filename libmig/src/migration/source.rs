@@ -105,7 +105,10 @@ impl<'a, J: SourceJob, S: Link> Offered<'a, J, S> {
         match self.negotiate() {
             Ok(latency) => Ok(Prepared { at: self, latency }),
             Err(error) => {
-                let error = self.explained(error);
+                let mut error = self.explained(error);
+                if !error.obstacles().is_empty() {
+                    error.excuse(&self.job.gone(&self.proposal.files));
+                }
                 Err(self.abort(error))
             }
         }

@@ -163,6 +163,10 @@ impl SourceJob for Source {
         Ok(Proposal { offer, files })
     }
 
+    fn gone(&mut self, _: &[NeededFile]) -> Vec<crate::api::Obstacle> {
+        Vec::new()
+    }
+
     fn freeze(&mut self) -> Result<(), JobError> {
         self.world.lock().unwrap().source_runs = false;
         Ok(())
@@ -448,4 +452,26 @@ fn a_destination_that_ends_without_a_word_is_called_silent() {
     };
     let words = error.refusal().to_string();
     assert!(words.contains("without a word"), "{words}");
+}
+
+#[test]
+fn what_has_gone_at_the_source_too_is_tried_again() {
+    let named = |object: &str| crate::api::Obstacle {
+        pid: Some(2),
+        object: object.into(),
+        reason: "it is not there at the destination".into(),
+        remedy: "none".into(),
+        transient: false,
+    };
+    let refused = |obstacles| {
+        let causes = vec!["it cannot live there".into()];
+        let refusal = crate::transfer::Refusal { causes, obstacles };
+        MoveError::there("offering the job")(TransferError::Refused(refusal))
+    };
+    let mut passes = refused(vec![named("fd 5 (/journal)")]);
+    passes.excuse(&[named("fd 5 (/journal)")]);
+    assert!(passes.is_transient());
+    let mut stays = refused(vec![named("fd 5 (/journal)"), named("fd 3 (/data)")]);
+    stays.excuse(&[named("fd 5 (/journal)")]);
+    assert!(!stays.is_transient());
 }

@@ -5,13 +5,14 @@
 
 use std::os::fd::OwnedFd;
 
-use libmig::api::{Event, Failure, NodeName, Phase};
+use libmig::api::{Event, Failure, NodeName, Obstacle, Phase};
 use libmig::capture::files::{self, CapsuleStdio, FileSource, UnlinkedContents};
 use libmig::capture::{
     self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables,
 };
-use libmig::image::JobImage;
+use libmig::image::{JobImage, NeededFile};
 use libmig::inspect::cpu::CpuFeatures;
+use libmig::inspect::{fd, manifest};
 use libmig::migration::{JobError, SourceJob, failpoint};
 use libmig::transfer::{Offer, Proposal};
 use tracing::{error, warn};
@@ -163,6 +164,11 @@ impl SourceJob for Outgoing<'_> {
             files: 0,
         };
         Ok(Proposal { offer, files })
+    }
+
+    fn gone(&mut self, files: &[NeededFile]) -> Vec<Obstacle> {
+        let root = fd::root(self.local().init);
+        root.map_or_else(|_| Vec::new(), |root| manifest::missing(&root, files))
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {
