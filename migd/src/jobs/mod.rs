@@ -1,18 +1,19 @@
 //! The jobs of this node: an actor on a thread of its own.
 //!
 //! Invariant: only the actor's thread touches the state and the disk; every
-//! call here is a message to it, and returns after the disk has what it
-//! changed. The `_blocking` half is for movers, which are plain threads; the
+//! call here is a message to it, and returns when what it changed outlives the
+//! daemon. The `_blocking` half is for movers, which are plain threads; the
 //! asynchronous half for everything on the runtime.
 //!
 //! | file | what it holds |
 //! |---|---|
 //! | `registry` | the rules of ownership |
-//! | `record`, `store` | what is on disk, and how it gets there |
+//! | `record`, `store`, `disk` | what is on disk, and how it gets there |
 //! | `settle` | moves that a crash or a cut left undecided |
 //! | `watch` | capsules: found again, waited for |
 //! | `report` | telling home |
 
+mod disk;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod report;

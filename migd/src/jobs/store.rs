@@ -1,11 +1,15 @@
 //! The job table and the journals on disk: one redb file.
 //!
-//! Invariant: [`Store::commit`] returns `Ok` only when all of its changes are
-//! on disk, and after any crash either all or none of them are there. One
-//! process opens the file at a time: that is also what keeps two daemons of
-//! one node apart.
+//! Invariant: [`Store::commit`] returns `Ok` only when all of its changes outlive this
+//! daemon, and whatever kills it either all or none of them are there. When the machine
+//! crashes, with all processes of the node, the last of them may be lost ([`super::disk`]).
+//! One process opens the file at a time: that is also what keeps two daemons of one node apart.
 
-use std::path::Path;
+use std::{
+    io,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use libmig::api::{ExitRecord, JobId};
 use redb::{
@@ -14,7 +18,9 @@ use redb::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
+use tracing::error;
 
+use super::disk::Disk;
 use super::record::{Arrival, Change, Committed, JobRecord, Report, Versioned, Waiting};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
@@ -27,12 +33,18 @@ const EXITS: Table = TableDefinition::new("exits");
 const REPORTS: Table = TableDefinition::new("reports");
 const COUNTERS: Table = TableDefinition::new("counters");
 
+/// More jobs than a node starts while a flush waits for the disk.
+const NUMBERS_LOST: u64 = 1000;
+
 const LAST_NUMBER: &str = "last_number";
 const GENERATION: &str = "generation";
 
 /// Why the store failed.
 #[derive(Debug, Error)]
 pub(crate) enum StoreError {
+    /// The file.
+    #[error("the job table cannot be opened")]
+    File(#[from] io::Error),
     /// The database.
     #[error("the job table failed")]
     Database(#[source] Box<redb::Error>),
@@ -46,11 +58,25 @@ pub(crate) enum StoreError {
     },
 }
 
-impl<E: Into<redb::Error>> From<E> for StoreError {
-    fn from(error: E) -> StoreError {
-        StoreError::Database(Box::new(error.into()))
+impl StoreError {
+    fn is_damage(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(**error, redb::Error::Corrupted(_)))
     }
 }
+
+macro_rules! database_errors {
+    ($($error:ident)+) => {
+        $(
+            impl From<redb::$error> for StoreError {
+                fn from(error: redb::$error) -> StoreError {
+                    StoreError::Database(Box::new(error.into()))
+                }
+            }
+        )+
+    };
+}
+
+database_errors! { DatabaseError TransactionError TableError StorageError CommitError SetDurabilityError }
 
 /// Everything in the store, as it was when the daemon started.
 #[derive(Debug, Default)]
@@ -69,16 +95,36 @@ pub(crate) struct Contents {
 #[derive(Debug)]
 pub(crate) struct Store {
     database: Database,
+    /// Numbers of jobs that may have been given and forgotten.
+    numbers_lost: u64,
 }
 
 impl Store {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it. One that a crash of the machine has damaged is put aside
+    /// as `*.damaged`: the jobs in it ended with the machine, but for those that were away,
+    /// and those are known where they are.
     ///
     /// # Errors
-    /// When it cannot be opened, is damaged, or another daemon has it open.
+    /// When it cannot be opened, is damaged though the machine did not crash, or another
+    /// daemon has it open.
     pub(crate) fn open(path: &Path) -> Result<Store, StoreError> {
+        let rebooted = is_older_than_boot(path);
+        let numbers_lost = if rebooted { NUMBERS_LOST } else { 0 };
+        match Store::open_file(path, numbers_lost) {
+            Err(damage) if rebooted && damage.is_damage() => {
+                error!(path = %path.display(), %damage, "the job table did not outlive the machine");
+                std::fs::rename(path, path.with_extension("damaged"))?;
+                let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+                Store::open_file(path, since_1970.unwrap_or_default().as_secs())
+            }
+            opened => opened,
+        }
+    }
+
+    fn open_file(path: &Path, numbers_lost: u64) -> Result<Store, StoreError> {
         let store = Store {
-            database: Database::create(path)?,
+            database: Database::builder().create_with_backend(Disk::open(path)?)?,
+            numbers_lost,
         };
         let write = store.begin()?;
         for table in [
@@ -111,12 +157,12 @@ impl Store {
             waiting: values(self.all(WAITING, "waiting")?),
             exits: values(self.all(EXITS, "exits")?),
             reports: keyed(self.all(REPORTS, "reports")?).collect::<Result<_, _>>()?,
-            last_number: self.counter(LAST_NUMBER)?,
+            last_number: self.counter(LAST_NUMBER)? + self.numbers_lost,
             generation: self.counter(GENERATION)?,
         })
     }
 
-    /// Makes `changes` durable, all or none.
+    /// Makes `changes` outlive this daemon, all or none.
     ///
     /// # Errors
     /// When the disk is full or fails; nothing has changed then.
@@ -163,6 +209,14 @@ impl Store {
             .find(|(name, _)| name == key)
             .map_or(0, |(_, value)| value))
     }
+}
+
+/// Whether the machine has been started since the file was written.
+fn is_older_than_boot(path: &Path) -> bool {
+    let written = std::fs::metadata(path).and_then(|file| file.modified());
+    let up = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let up = Duration::new(up.tv_sec.try_into().unwrap_or(0), 0);
+    written.is_ok_and(|written| written + up < SystemTime::now())
 }
 
 fn values<T>(entries: Vec<(String, T)>) -> Vec<T> {

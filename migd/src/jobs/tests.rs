@@ -325,3 +325,41 @@ fn all_changes_of_one_commit_or_none() {
         .unwrap();
     assert_eq!((contents.last_number, contents.generation), (4, 2));
 }
+
+/// As after a crash of the machine: last written before it was started.
+fn before_the_boot(path: &Path) {
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.set_modified(std::time::UNIX_EPOCH).unwrap();
+}
+
+#[test]
+fn no_number_is_given_twice_after_a_crash_of_the_machine() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s");
+    let store = Store::open(&path).unwrap();
+    store.commit(&[Change::LastNumber(4)]).unwrap();
+    drop(store);
+    before_the_boot(&path);
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.contents().unwrap().last_number, 1004);
+}
+
+#[test]
+fn a_table_that_a_crash_of_the_machine_damaged_is_put_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.redb");
+    drop(Store::open(&path).unwrap());
+    let length = std::fs::metadata(&path).unwrap().len();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![0xa5; 4096], 64).unwrap();
+    drop(file);
+    assert!(
+        Store::open(&path).is_err(),
+        "it did not crash: somebody is to look"
+    );
+    before_the_boot(&path);
+    let contents = Store::open(&path).unwrap().contents().unwrap();
+    assert!(contents.last_number > 1 << 30 && contents.records.is_empty());
+    let aside = std::fs::metadata(path.with_extension("damaged")).unwrap();
+    assert_eq!(aside.len(), length);
+}
