@@ -78,7 +78,28 @@ pub(super) fn by_name(
     if how.contains(OFlags::PATH) {
         return Ok(found);
     }
-    reopen(&found, how).map_err(FilesError::make(String::from_utf8_lossy(&path.path)))
+    let what = || String::from_utf8_lossy(&path.path);
+    if !how.contains(OFlags::NOFOLLOW) {
+        return reopen(&found, how).map_err(FilesError::make(what()));
+    }
+    // F_GETFL tells of O_NOFOLLOW, and the link to what was found is one.
+    let opened = rustix::fs::openat2(
+        root,
+        Path::new(std::ffi::OsStr::from_bytes(&path.path)),
+        how,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    );
+    let opened = opened.map_err(FilesError::make(what()))?;
+    let inode = |file: &OwnedFd| {
+        let stat = rustix::fs::fstat(file).map_err(FilesError::make(what()))?;
+        Ok::<_, FilesError>((stat.st_dev, stat.st_ino))
+    };
+    if inode(&opened)? == inode(&found)? {
+        Ok(opened)
+    } else {
+        Err(FilesError::differs(&path.path, "it has just been replaced"))
+    }
 }
 
 /// What stands for every file of `/proc` until that can be opened.
