@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Instant,
 };
 
 use rustix::process::{Pid as RustixPid, PidfdFlags, pidfd_open};
@@ -70,7 +71,8 @@ impl Frozen {
     {
         let mut shared = SharedRegistry::new();
         let now_ns = u64::try_from(self.capsule()?.clocks.monotonic_ns).unwrap_or(0);
-        let mut processes = self.capture_processes(&mut shared, now_ns)?;
+        let began = Instant::now();
+        let (mut processes, asked) = self.capture_processes(&mut shared, now_ns)?;
         let pidfds = self.pidfds()?;
         let sources: Vec<LiveSource<'_>> = pidfds
             .iter()
@@ -83,6 +85,7 @@ impl Frozen {
         // timerfds do not stop with their tree: the clocks go with the moment at
         // which these are read.
         let capsule = self.capsule()?;
+        let read = Instant::now();
         let tables = descriptors(&sources, &mut shared)
             .map_err(|error| CaptureError::Files(error.into()))?;
         let live = processes
@@ -91,8 +94,9 @@ impl Frozen {
                 ProcessKind::Live(live) => Some(live),
                 ProcessKind::Zombie { .. } => None,
             });
-        for (live, table) in live.zip(tables.descriptors) {
+        for ((live, asked), table) in live.zip(asked).zip(tables.descriptors) {
             live.descriptors = table;
+            process::grow_older(live, read - asked, read - began);
         }
         let image = JobImage {
             capsule,
@@ -110,7 +114,7 @@ impl Frozen {
         &mut self,
         shared: &mut SharedRegistry,
         now_ns: u64,
-    ) -> Result<Vec<Process>, CaptureError> {
+    ) -> Result<(Vec<Process>, Vec<Instant>), CaptureError> {
         let tids = self
             .processes
             .iter()
@@ -122,12 +126,15 @@ impl Frozen {
             shared,
             node_cpus: thread::node_cpus(),
             now_ns,
+            asked: Vec::new(),
             tids,
         };
-        self.processes
+        let processes = self
+            .processes
             .iter_mut()
             .map(|process| process::capture(process, &mut context))
-            .collect()
+            .collect::<Result<_, _>>()?;
+        Ok((processes, context.asked))
     }
 
     pub(super) fn pidfds(&self) -> Result<Vec<(Pid, HostPid, OwnedFd)>, CaptureError> {

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -37,6 +38,8 @@ pub(super) struct Context<'a> {
     pub(super) node_cpus: Vec<u32>,
     /// CLOCK_MONOTONIC of the job.
     pub(super) now_ns: u64,
+    /// When each live process was asked about its timers.
+    pub(super) asked: Vec<Instant>,
     /// Every thread of the tree, to translate the targets of timers.
     pub(super) tids: BTreeMap<HostPid, Pid>,
 }
@@ -92,6 +95,7 @@ fn live(
         frozen.threads.iter_mut().map(|thread| &mut thread.stopped),
         &ids,
     )?;
+    context.asked.push(Instant::now());
 
     let layout = layout(host, stat, answers.brk)?;
     let memory = memory::capture(frozen.pid, host, layout, answers.membarrier, context.shared)?;
@@ -143,6 +147,32 @@ fn live(
         personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
         threads,
     })
+}
+
+/// Turns the times that are left into those that are left at a later moment, for
+/// which the clocks are in the image: `asked` after the timers were read, `slept`
+/// after [`Context::now_ns`]. What is due by then is due at once.
+pub(super) fn grow_older(process: &mut LiveProcess, asked: Duration, slept: Duration) {
+    let later = |left: &mut u64, passed: u128| {
+        if *left != 0 {
+            *left = left
+                .saturating_sub(u64::try_from(passed).unwrap_or(u64::MAX))
+                .max(1);
+        }
+    };
+    for timer in &mut process.timers {
+        if timer.runs_on() {
+            later(&mut timer.remaining_ns, asked.as_nanos());
+        }
+    }
+    let [real, ..] = &mut process.itimers;
+    later(&mut real.value_us, asked.as_micros());
+    for thread in &mut process.threads {
+        if let Some(sleep) = &mut thread.sleep {
+            let passed = u64::try_from(slept.as_nanos()).unwrap_or(u64::MAX);
+            sleep.remaining_ns = sleep.remaining_ns.saturating_sub(passed);
+        }
+    }
 }
 
 /// The calls with restart blocks that the threads were in. Relative sleeps are

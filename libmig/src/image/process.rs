@@ -227,6 +227,16 @@ pub struct PosixTimer {
     pub interval_ns: u64,
 }
 
+impl PosixTimer {
+    /// Whether its clock goes on while the process does not run: not so a clock of CPU time.
+    #[must_use]
+    pub fn runs_on(&self) -> bool {
+        const PROCESS_CPUTIME: i32 = 2;
+        const THREAD_CPUTIME: i32 = 3;
+        self.clock >= 0 && self.clock != PROCESS_CPUTIME && self.clock != THREAD_CPUTIME
+    }
+}
+
 /// A resource limit; `u64::MAX` is RLIM_INFINITY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {

@@ -60,6 +60,21 @@ pub fn job(offsets: Offsets) -> io::Result<Clocks> {
     })
 }
 
+/// Nanoseconds that a clock of the job has advanced.
+#[must_use]
+pub fn passed(clock: i32, then: &Clocks, now: &Clocks) -> u64 {
+    let difference = match clock {
+        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM | libc::CLOCK_TAI => {
+            now.realtime_ns - then.realtime_ns
+        }
+        libc::CLOCK_MONOTONIC => now.monotonic_ns - then.monotonic_ns,
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => now.boottime_ns - then.boottime_ns,
+        // CPU time: nothing has run.
+        _ => 0,
+    };
+    u64::try_from(difference).unwrap_or(0)
+}
+
 /// Sets the offsets of the namespace that `process` has unshared and nobody has entered.
 ///
 /// # Errors

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::Obstacle,
-    image::{JobImage, LiveProcess, Pid, Process, ProcessKind, Registers, Thread},
+    image::{Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, Registers, Thread},
     sys::{
         HostPid,
         remote::{Batch, Foothold},
@@ -53,9 +53,13 @@ impl Building {
                 .get_mut(&pid)
                 .expect("every live process has been furnished");
             let stopped = stopped_children(image, pid, process);
-            self.identify(pid, process, threads, &stopped, &mut locks)?;
+            let then = &image.capsule.clocks;
+            self.identify(pid, process, threads, (&stopped, then), &mut locks)?;
             outside(pid, process, threads[0].host());
-            self.depart(pid, process, threads, &components)?;
+            let stop = process
+                .stopped
+                .map(|signal| stop_signal(image, pid, process, signal));
+            self.depart(pid, process, threads, &components, (then, stop))?;
         }
         self.opened.wind_views(image);
         let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
@@ -126,7 +130,7 @@ impl Building {
         pid: Pid,
         process: &LiveProcess,
         threads: &mut Threads,
-        stopped_children: &[Pid],
+        (stopped_children, then): (&[Pid], &Clocks),
         locks: &mut Locks,
     ) -> Result<(), RestoreError> {
         const STEP: &str = "take its identity";
@@ -146,7 +150,8 @@ impl Building {
         limits::set(&mut batch, pid, &process.limits);
         thread::credentials(&mut batch, leader, process);
         let asked = locks.ask(&mut batch, pid);
-        process::arm(&mut batch, process);
+        let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
+        process::arm(&mut batch, process, then, &now);
         let results = threads[0].run(self.injector, &batch, STEP)?;
         locks.answered(pid, &asked, &results)
     }
@@ -158,6 +163,7 @@ impl Building {
         process: &LiveProcess,
         threads: &mut Threads,
         components: &[Component],
+        (then, stop): (&Clocks, Option<i32>),
     ) -> Result<(), RestoreError> {
         let space = self
             .spaces
@@ -168,18 +174,19 @@ impl Building {
         for (task, thread) in threads.iter_mut().zip(&process.threads) {
             registers.push(match &thread.sleep {
                 Some(interrupted) => {
-                    sleep::resume(task, thread, *interrupted, self.injector, call)?
+                    let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
+                    let sleep = sleep::left(*interrupted, then, &now);
+                    sleep::resume(task, thread, sleep, self.injector, call)?
                 }
                 None => thread.registers,
             });
         }
-        let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
-        sleep::note(pid, threads[0].host(), &process.threads, &registers, &now)?;
+        sleep::note(pid, threads[0].host(), &process.threads, &registers, then)?;
         self.injector
             .remove(&mut threads[0].stopped, Foothold::Syscall(call))
             .map_err(super::error::remote(pid, "let go of injected code"))?;
-        if process.stopped.is_some() {
-            task::stop(threads)?;
+        if let Some(signal) = stop {
+            task::stop(threads, signal)?;
         }
         for ((task, thread), registers) in threads.iter_mut().zip(&process.threads).zip(registers) {
             load(task, thread, &registers, components)?;
@@ -237,6 +244,36 @@ fn outside(pid: Pid, process: &LiveProcess, host: HostPid) {
         "oom_score_adj",
         &process.oom_score_adj.to_string(),
     );
+}
+
+/// The signal by which a process is stopped again, so that its parent hears of
+/// the same one. But for SIGSTOP they are stopped only by the default action, and
+/// not in a group that no shell controls any more.
+fn stop_signal(image: &JobImage, pid: Pid, process: &LiveProcess, signal: i32) -> i32 {
+    let action = usize::try_from(signal - 1).ok();
+    let action = action.and_then(|index| process.actions.get(index));
+    let own = image.processes.iter().find(|own| own.pid == pid);
+    let group = own.map_or(0, |own| own.pgid);
+    let by_default = action.is_some_and(|action| action.handler == 0);
+    let stops = matches!(signal, libc::SIGTSTP | libc::SIGTTIN | libc::SIGTTOU);
+    if stops && by_default && is_controlled(image, group) {
+        signal
+    } else {
+        libc::SIGSTOP
+    }
+}
+
+/// Whether a member of the group has a parent in another group of its session.
+fn is_controlled(image: &JobImage, group: Pid) -> bool {
+    let alive = |process: &&Process| matches!(process.kind, ProcessKind::Live(_));
+    let mut members = image.processes.iter().filter(|member| member.pgid == group);
+    members.by_ref().filter(alive).any(|member| {
+        let parent = image.processes.iter().find(|one| one.pid == member.ppid);
+        // The capsule's init leads its session and its group.
+        let (parent_group, parent_session) =
+            parent.map_or((INIT, INIT), |parent| (parent.pgid, parent.sid));
+        parent_group != group && parent_session == member.sid
+    })
 }
 
 /// Children whose stop the parent has waited for already. As long as its

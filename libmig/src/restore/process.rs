@@ -1,8 +1,11 @@
 //! The system calls by which a husk takes over what the threads of a process
 //! share: signal actions, directories, attributes, timers.
 
+use rustix::time::ClockId;
+
+use super::clocks;
 use crate::{
-    image::{IntervalTimer, LiveProcess, Pid, PosixTimer, SigInfo, SignalAction},
+    image::{Clocks, IntervalTimer, LiveProcess, Pid, PosixTimer, SigInfo, SignalAction},
     sys::remote::{Arg, Batch},
 };
 
@@ -145,27 +148,27 @@ fn make_timer(batch: &mut Batch, timer: &PosixTimer, id: i32) -> Arg {
     id.into()
 }
 
-/// Arms everything that ticks. Last of all.
-pub(super) fn arm(batch: &mut Batch, process: &LiveProcess) {
+/// Arms everything that ticks, to be due when it would have been had the job
+/// run on. `then` are its clocks when it was captured, `now` what they are.
+/// Last of all.
+pub(super) fn arm(batch: &mut Batch, process: &LiveProcess, then: &Clocks, now: &Clocks) {
     for timer in process
         .timers
         .iter()
         .filter(|timer| timer.remaining_ns != 0)
     {
-        let setting = batch.data(&interval(
-            timer.interval_ns,
-            timer.remaining_ns,
-            1_000_000_000,
-        ));
+        let (flags, value) = posix_expiry(timer, then, now);
+        let setting = batch.data(&interval(timer.interval_ns, value, 1_000_000_000));
         batch.call(
             libc::SYS_timer_settime,
-            &[timer.id.into(), 0u64.into(), setting.into(), 0u64.into()],
+            &[timer.id.into(), flags.into(), setting.into(), 0u64.into()],
         );
     }
+    let passed_us = clocks::passed(libc::CLOCK_MONOTONIC, then, now) / 1000;
     for (which, timer) in (0u64..).zip(process.itimers) {
-        let (value_us, interval_us) = next_expiry(which, timer);
-        if value_us != 0 || interval_us != 0 {
-            let setting = batch.data(&interval(interval_us, value_us, 1_000_000));
+        let value_us = next_expiry(which, timer, passed_us);
+        if value_us != 0 || timer.interval_us != 0 {
+            let setting = batch.data(&interval(timer.interval_us, value_us, 1_000_000));
             batch.call(
                 libc::SYS_setitimer,
                 &[which.into(), setting.into(), 0u64.into()],
@@ -174,18 +177,46 @@ pub(super) fn arm(batch: &mut Batch, process: &LiveProcess) {
     }
 }
 
-/// When an interval timer is due, in microseconds, and its interval.
+/// Flags and value with which a timer is armed. One whose clock stood still for
+/// as long as the job did is told the very moment: had it expired since, it
+/// does so at once, and the kernel counts what else was missed.
+fn posix_expiry(timer: &PosixTimer, then: &Clocks, now: &Clocks) -> (i32, u64) {
+    let began = match timer.clock {
+        libc::CLOCK_MONOTONIC => then.monotonic_ns,
+        libc::CLOCK_BOOTTIME | libc::CLOCK_BOOTTIME_ALARM => then.boottime_ns,
+        clock => {
+            let passed = clocks::passed(clock, then, now);
+            return (0, timer.remaining_ns.saturating_sub(passed).max(1));
+        }
+    };
+    let moment = u64::try_from(began).unwrap_or(0);
+    let moment = moment.saturating_add(timer.remaining_ns);
+    (libc::TIMER_ABSTIME, moment)
+}
+
+/// When an interval timer is due, in microseconds from now.
 ///
 /// A periodic ITIMER_REAL has nothing left only between its expiry and the
 /// delivery of SIGALRM, at which the kernel winds it up again. It comes to be in
-/// that state by expiring at once; two SIGALRMs pending are one.
-fn next_expiry(which: u64, timer: IntervalTimer) -> (u64, u64) {
+/// that state by expiring at once; two SIGALRMs pending are one. To a timer of
+/// CPU time the kernel adds one tick of its own whenever it is set.
+fn next_expiry(which: u64, timer: IntervalTimer, passed_us: u64) -> u64 {
     let IntervalTimer {
         value_us,
         interval_us,
     } = timer;
-    let expired = which == ITIMER_REAL && value_us == 0 && interval_us != 0;
-    (if expired { 1 } else { value_us }, interval_us)
+    match (which, value_us) {
+        (ITIMER_REAL, 0) => u64::from(interval_us != 0),
+        (ITIMER_REAL, left) => left.saturating_sub(passed_us).max(1),
+        (_, 0) => 0,
+        (_, left) => left.saturating_sub(tick_us()).max(1),
+    }
+}
+
+/// The kernel's tick, by which CPU time is counted.
+fn tick_us() -> u64 {
+    let tick = rustix::time::clock_getres(ClockId::MonotonicCoarse);
+    u64::try_from(tick.tv_nsec / 1000).unwrap_or(0)
 }
 
 /// struct itimerspec or itimerval: reload value, then time to the next expiry.

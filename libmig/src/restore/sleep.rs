@@ -3,6 +3,7 @@
 //! restart block of its own, with the right deadline.
 
 use super::{
+    clocks,
     error::{RestoreError, host, trace},
     task::Task,
 };
@@ -26,6 +27,15 @@ const MILLISECOND: u64 = 1_000_000;
 const SCRATCH: u64 = 64;
 /// FUTEX_PRIVATE_FLAG | FUTEX_CLOCK_REALTIME.
 const FUTEX_MODIFIERS: u64 = 128 | 256;
+
+/// What is left of a sleep when the job's clock has gone on from `then` to `now`.
+pub(super) fn left(sleep: InterruptedSleep, then: &Clocks, now: &Clocks) -> InterruptedSleep {
+    let passed = clocks::passed(libc::CLOCK_MONOTONIC, then, now);
+    InterruptedSleep {
+        remaining_ns: sleep.remaining_ns.saturating_sub(passed),
+        ..sleep
+    }
+}
 
 /// Puts the thread into its sleep; returns the registers with which it goes on:
 /// in the sleep, or with the result when the call came back at once. `call` is
@@ -56,22 +66,23 @@ pub(super) fn resume(
 }
 
 /// Notes the deadlines in the process, for the next time that it is captured:
-/// once restarted, its sleeps are known to the kernel alone.
+/// once restarted, its sleeps are known to the kernel alone. `then` are the
+/// job's clocks when it was captured.
 pub(super) fn note(
     pid: Pid,
     process: HostPid,
     threads: &[Thread],
     registers: &[Registers],
-    now: &Clocks,
+    then: &Clocks,
 ) -> Result<(), RestoreError> {
-    let now_ns = u64::try_from(now.monotonic_ns).unwrap_or(0);
+    let then_ns = u64::try_from(then.monotonic_ns).unwrap_or(0);
     let notes: Vec<Note> = threads
         .iter()
         .zip(registers)
         .filter_map(|(thread, registers)| {
             let sleep = thread.sleep?;
             let number = u32::try_from(sleep.number).ok()?;
-            let deadline_ns = now_ns.saturating_add(sleep.remaining_ns);
+            let deadline_ns = then_ns.saturating_add(sleep.remaining_ns);
             Some(Note::new(thread.tid, number, deadline_ns, registers))
         })
         .collect();

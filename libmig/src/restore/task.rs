@@ -1,8 +1,6 @@
 //! A process or thread that is being made: in a ptrace stop, ready to execute
 //! batches.
 
-use nix::sys::signal::Signal;
-
 use super::error::{RestoreError, remote, trace};
 use crate::{
     image::Pid,
@@ -138,22 +136,25 @@ impl Task {
     }
 }
 
-/// Job control: stops a process by SIGSTOP, all of its threads. Nothing else
+/// Job control: stops a process by `signal`, all of its threads. Nothing else
 /// can come in between, their masks are full. Its parent hears of it.
-pub(super) fn stop(threads: &mut [Task]) -> Result<(), RestoreError> {
+pub(super) fn stop(threads: &mut [Task], signal: i32) -> Result<(), RestoreError> {
     let Some((leader, others)) = threads.split_first_mut() else {
         return Ok(());
     };
     let id = leader.id;
-    nix::sys::signal::kill(leader.host().into(), Signal::SIGSTOP)
+    let failed = || trace(id, "stopped");
+    leader
+        .stopped
+        .set_sigmask(!(1 << (signal - 1)))
+        .map_err(failed())?;
+    crate::sys::signal::send(leader.host(), signal)
         .map_err(super::error::host(format!("stop pid {id}")))?;
     leader
-        .cont_until(0, |event| event == Event::Signal(libc::SIGSTOP))
-        .map_err(trace(id, "stopped"))?;
+        .cont_until(0, |event| event == Event::Signal(signal))
+        .map_err(failed())?;
     let group_stop = |event| matches!(event, Event::GroupStop(_));
-    leader
-        .cont_until(libc::SIGSTOP, group_stop)
-        .map_err(trace(id, "stopped"))?;
+    leader.cont_until(signal, group_stop).map_err(failed())?;
     for thread in others {
         thread
             .cont_until(0, group_stop)

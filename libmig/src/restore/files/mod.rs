@@ -17,7 +17,7 @@ pub use error::FilesError;
 pub use place::{place, take_terminal};
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io,
     os::{
@@ -26,7 +26,9 @@ use std::{
     },
 };
 
-use super::RestoreHost;
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use super::{RestoreHost, clocks};
 use crate::image::{
     Clocks, EpollEntry, FileId, FileObject, JobImage, OpenFile, Pid, ProcessKind, SharedId,
 };
@@ -42,6 +44,7 @@ pub struct Opened {
     terminals: Vec<ControllingTerminal>,
     interests: Vec<Interest>,
     signals: Vec<SignalDriven>,
+    signalfds: HashSet<FileId>,
 }
 
 #[derive(Debug)]
@@ -59,6 +62,10 @@ struct Interest {
     pid: Pid,
     epoll: FileId,
     entry: EpollEntry,
+    /// An EPOLLONESHOT entry that has been reported waits for nothing, not even
+    /// for what epoll_ctl(2) adds to every entry. Only the kernel itself makes it
+    /// so: by reporting it.
+    fired: bool,
 }
 
 /// A description that raises SIGIO, and the process that is to say so: si_fd
@@ -98,6 +105,11 @@ pub fn open(
         terminals: terminals.finish()?,
         interests: interests(image),
         signals: signals(image),
+        signalfds: (0..)
+            .zip(&image.files)
+            .filter(|(_, file)| matches!(file.object, FileObject::Signal { .. }))
+            .map(|(id, _)| id)
+            .collect(),
     })
 }
 
@@ -106,6 +118,22 @@ impl Opened {
     #[must_use]
     pub fn file(&self, file: FileId) -> Option<BorrowedFd<'_>> {
         self.files.get(file as usize).map(AsFd::as_fd)
+    }
+
+    /// Whether something could be read from it or written to it now, whoever
+    /// asks (what a signalfd has depends on that).
+    fn is_ready(&self, file: FileId) -> bool {
+        let Some(file) = self.file(file).filter(|_| !self.signalfds.contains(&file)) else {
+            return false;
+        };
+        let mut poll = [PollFd::from_borrowed_fd(
+            file,
+            PollFlags::IN | PollFlags::OUT,
+        )];
+        let now = Timespec::default();
+        let asked = rustix::event::poll(&mut poll, Some(&now));
+        let ready = poll[0].revents().intersects(PollFlags::IN | PollFlags::OUT);
+        asked.is_ok() && ready
     }
 
     /// Writes contents of an unlinked file.
@@ -126,7 +154,7 @@ impl Opened {
     pub fn set_timers(&self, image: &JobImage, now: &Clocks) -> io::Result<()> {
         for (opened, description) in self.files.iter().zip(&image.files) {
             if let FileObject::Timer(state) = description.object {
-                let passed = timer::passed(state.clock, &image.capsule.clocks, now);
+                let passed = clocks::passed(state.clock, &image.capsule.clocks, now);
                 timer::set(opened, &state, passed)?;
             }
         }
@@ -145,6 +173,8 @@ fn tables(image: &JobImage) -> impl Iterator<Item = (Pid, &[crate::image::Descri
 }
 
 fn interests(image: &JobImage) -> Vec<Interest> {
+    /// What epoll_ctl(2) adds to every entry.
+    const ALWAYS: u32 = (libc::EPOLLERR | libc::EPOLLHUP).cast_unsigned();
     let mut interests = Vec::new();
     for (epoll, description) in (0..).zip(&image.files) {
         let FileObject::Epoll(entries) = &description.object else {
@@ -164,6 +194,7 @@ fn interests(image: &JobImage) -> Vec<Interest> {
                     pid: *pid,
                     epoll,
                     entry: *entry,
+                    fired: entry.events & ALWAYS == 0,
                 });
             }
         }

@@ -13,6 +13,8 @@ const F_SETOWN_EX: i64 = 15;
 const TIOCSCTTY: i64 = 0x540e;
 const TIOCSPGRP: i64 = 0x5410;
 const CLOEXEC: i64 = libc::O_CLOEXEC as i64;
+const EPOLLIN: u32 = libc::EPOLLIN.cast_unsigned();
+const EPOLLOUT: u32 = libc::EPOLLOUT.cast_unsigned();
 
 /// Gives process `pid` its descriptor table. `daemon_pidfd` is the number that a
 /// pidfd of this daemon has in the husk; it is closed. The husk has no other
@@ -26,7 +28,9 @@ pub fn place(
     batch: &mut Batch,
 ) {
     let interests = opened.interests.iter().filter(|one| one.pid == pid);
-    let interests: Vec<&Interest> = interests.collect();
+    let mut interests: Vec<&Interest> = interests.collect();
+    // Those that fire are alone in their epoll when they are reported.
+    interests.sort_by_key(|interest| !interest.fired);
     let highest = table
         .iter()
         .map(|descriptor| descriptor.number)
@@ -211,8 +215,14 @@ impl<'a> Placer<'a> {
 
     fn add_to(&mut self, epoll: Arg, interest: &Interest) {
         let entry = interest.entry;
+        let fires = interest.fired && self.opened.is_ready(entry.file);
+        let events = if fires {
+            entry.events | EPOLLIN | EPOLLOUT
+        } else {
+            entry.events
+        };
         // struct epoll_event is packed on x86-64.
-        let mut event = entry.events.to_ne_bytes().to_vec();
+        let mut event = events.to_ne_bytes().to_vec();
         event.extend_from_slice(&entry.data.to_ne_bytes());
         let event = self.batch.data(&event);
         let args = [
@@ -222,6 +232,11 @@ impl<'a> Placer<'a> {
             Arg::Data(event),
         ];
         self.batch.call(libc::SYS_epoll_ctl, &args);
+        if fires {
+            let reported = self.batch.reserve(12);
+            let args = [epoll, Arg::Data(reported), value(1), value(0)];
+            self.batch.call(libc::SYS_epoll_wait, &args);
+        }
     }
 
     /// The foreground group can only be set by a member of the session. It may

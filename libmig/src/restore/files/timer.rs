@@ -2,20 +2,7 @@
 
 use std::{io, os::fd::OwnedFd, time::Instant};
 
-use crate::{
-    image::{Clocks, TimerFile},
-    sys::descriptor,
-};
-
-/// Nanoseconds that a clock of the job has advanced.
-pub(super) fn passed(clock: i32, then: &Clocks, now: &Clocks) -> u64 {
-    let difference = match clock {
-        libc::CLOCK_REALTIME | libc::CLOCK_REALTIME_ALARM => now.realtime_ns - then.realtime_ns,
-        libc::CLOCK_MONOTONIC => now.monotonic_ns - then.monotonic_ns,
-        _ => now.boottime_ns - then.boottime_ns,
-    };
-    u64::try_from(difference).unwrap_or(0)
-}
+use crate::{image::TimerFile, sys::descriptor};
 
 /// How often a timer is armed anew when it expires while it is being armed.
 const ATTEMPTS: usize = 8;
