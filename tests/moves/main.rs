@@ -4,7 +4,6 @@
 //! captured again, and home takes its own job back.
 
 mod locks;
-mod tours;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -29,13 +28,15 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// Takes all workloads that `keep` picks on a tour, and reports all failures together.
-fn tour(keep: impl Fn(&Workload) -> bool) {
+mig_tests::test_each_group!(tour);
+
+/// Takes all workloads of a group on a tour, and reports all failures together.
+fn tour(group: &str) {
     let lab = Lab::up(3);
     let left_out = |workload: &Workload| LEFT_OUT.iter().any(|(name, _)| *name == workload.name);
     let queue: VecDeque<Workload> = Workload::all()
         .into_iter()
-        .filter(|workload| keep(workload) && !left_out(workload))
+        .filter(|workload| workload.name.starts_with(group) && !left_out(workload))
         .collect();
     assert!(!queue.is_empty(), "no workload is left to test");
     let queue = Mutex::new(queue);

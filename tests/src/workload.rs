@@ -7,6 +7,7 @@
 
 mod build;
 mod catalogue;
+mod groups;
 mod running;
 
 pub use build::{build, build_all};

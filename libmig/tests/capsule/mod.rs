@@ -1,6 +1,7 @@
 //! A capsule in small: a pid, mount and cgroup home for a restored tree, and an
 //! init that keeps a zygote. The init and the zygote are this test program
-//! itself, told by the environment which part to play.
+//! itself, told by the environment which part to play. The oracle of the test
+//! crate uses this file too.
 
 use std::{
     env, fs,
@@ -39,13 +40,15 @@ pub(crate) fn play_role() {
 /// pidfd of the test.
 fn init() {
     nix::unistd::setsid().unwrap();
+    own_terminals();
     if let Ok(script) = env::var(SCRIPT) {
         let mut program = Command::new("/bin/sh");
         program
             .args(["-c", &format!("exec {script}")])
             .env_clear()
-            .stdin(Stdio::null());
-        program.stderr(Stdio::null());
+            .stdin(io::stdin().as_fd().try_clone_to_owned().unwrap())
+            .stdout(io::stdout().as_fd().try_clone_to_owned().unwrap())
+            .stderr(Stdio::null());
         // What the test was started with is no business of the program.
         libmig::sys::close_range::mark_all_close_on_exec().unwrap();
         drop(program.process_group(0).spawn().unwrap());
@@ -61,6 +64,14 @@ fn init() {
             .unwrap(),
     );
     reap();
+}
+
+/// Terminals of two capsules have the same numbers.
+fn own_terminals() {
+    let options = "newinstance,ptmxmode=0666,mode=0620,gid=5";
+    let mount = ["-t", "devpts", "-o", options, "devpts", "/dev/pts"];
+    let status = Command::new("mount").args(mount).status().unwrap();
+    assert!(status.success(), "mounting devpts: {status}");
 }
 
 fn reap() -> ! {
@@ -92,16 +103,16 @@ impl Capsule {
             rustix::process::PidfdFlags::empty(),
         )
         .unwrap();
-        let outer = unshare().stdin(Stdio::from(own)).spawn().unwrap();
-        let init = until("the capsule's init", || {
-            children(outer.id().cast_signed()).first().copied()
-        });
+        let mut command = unshare();
+        let outer = command.stdin(Stdio::from(own)).stdout(Stdio::null());
+        let outer = outer.spawn().unwrap();
+        let init = init_of(&outer);
         let zygote = until("the zygote", || {
-            children(init).into_iter().find(|pid| sleeps(*pid))
+            children(init.raw()).into_iter().find(|pid| sleeps(*pid))
         });
         Self {
             outer,
-            init: HostPid::new(init),
+            init,
             zygote: HostPid::new(zygote),
             cgroup,
         }
@@ -131,19 +142,32 @@ pub(crate) struct Source {
 impl Source {
     /// Starts the command of a shell line.
     pub(crate) fn new(script: &str) -> Self {
-        let outer = unshare()
-            .env(SCRIPT, script)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
-        let init = until("the capsule's init", || {
-            children(outer.id().cast_signed()).first().copied()
-        });
-        Self {
-            outer,
-            init: HostPid::new(init),
-        }
+        let mut command = source(script);
+        let outer = command.stdin(Stdio::null()).stdout(Stdio::null());
+        let outer = outer.spawn().unwrap();
+        let init = init_of(&outer);
+        Self { outer, init }
     }
+}
+
+/// The command that is a [`Source`]; the program has its standard input and output.
+pub(crate) fn source(script: &str) -> Command {
+    let mut command = unshare();
+    command.env(SCRIPT, script);
+    command
+}
+
+/// The init of a capsule that [`source`] started.
+pub(crate) fn init_of(outer: &Child) -> HostPid {
+    init_below(outer.id())
+}
+
+/// The same, by the process ID of what was started.
+pub(crate) fn init_below(outer: u32) -> HostPid {
+    let init = until("the capsule's init", || {
+        children(outer.cast_signed()).first().copied()
+    });
+    HostPid::new(init)
 }
 
 impl Drop for Source {
@@ -161,8 +185,7 @@ fn unshare() -> Command {
         .arg(env::current_exe().unwrap());
     outer
         .args(["--exact", "role", "--nocapture"])
-        .env(ROLE, "init")
-        .stdout(Stdio::null());
+        .env(ROLE, "init");
     outer
 }
 
@@ -200,6 +223,15 @@ pub(crate) fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "waited in vain for {what}");
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Waits until the init has reaped everybody but those in `keep`.
+pub(crate) fn wait_reaped(init: HostPid, keep: &[HostPid]) {
+    until("the init to reap", || {
+        let others = children(init.raw());
+        let kept = |pid: &i32| keep.iter().any(|kept| kept.raw() == *pid);
+        others.iter().all(kept).then_some(())
+    });
 }
 
 /// Children of all threads of a process.

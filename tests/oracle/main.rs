@@ -1,0 +1,52 @@
+//! The differential oracle: every workload is captured, restored elsewhere, and captured again before anything of it
+//! has run. The two captures must be equal, field by field and page by page, but for what [`difference`] argues about.
+//!
+//! What a workload checks of itself is what its author thought of. Here everything is compared that a capture sees.
+
+#[path = "../../libmig/tests/capsule/mod.rs"]
+#[expect(
+    dead_code,
+    clippy::unwrap_used,
+    reason = "written for the tests of libmig, which use more of it"
+)]
+mod capsule;
+mod difference;
+mod moments;
+mod pages;
+mod snapshot;
+mod trial;
+
+use mig_tests::workload::Workload;
+
+#[test]
+fn role() {
+    capsule::play_role();
+}
+
+mig_tests::test_each_group!(agree);
+
+/// Tries every workload of a group, and reports all differences together.
+fn agree(group: &str) {
+    let all = Workload::all().into_iter();
+    let workloads: Vec<Workload> = all
+        .filter(|workload| workload.name.starts_with(group))
+        .collect();
+    assert!(!workloads.is_empty(), "no workload is left to test");
+    let failures: Vec<String> = workloads
+        .iter()
+        .filter_map(|workload| {
+            let error = trial::run(workload).err()?;
+            Some(format!(
+                "{} ({}): {error:#}",
+                workload.name, workload.proves
+            ))
+        })
+        .collect();
+    assert!(
+        failures.is_empty(),
+        "{} of {} failed:\n{}",
+        failures.len(),
+        workloads.len(),
+        failures.join("\n")
+    );
+}

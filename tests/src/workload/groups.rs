@@ -1,0 +1,49 @@
+//! The workloads by kind, so that a test that fails names the kind of state it failed with.
+
+/// Makes one test for each group of workloads: it calls the given function with the first words of their names.
+#[macro_export]
+macro_rules! test_each_group {
+    ($run:path) => {
+        $crate::test_each_group! {
+            $run;
+            registers: "regs-";
+            sleeping_calls: "sleep-";
+            waiting_calls: "wait-";
+            the_smallest: "spin";
+            heaps: "heap-";
+            areas: "areas-";
+            shared_memory: "shared-";
+            threads: "threads-";
+            clocks: "clocks";
+            identity: "identity-";
+            signals: "signals-";
+            timers: "timers-";
+            trees: "tree-";
+            files: "files-";
+            locks: "locks-";
+            pipes: "pipes-";
+            events: "events-";
+            terminals: "ptys-";
+            stress: "stress-";
+        }
+    };
+    ($run:path; $($test:ident: $prefix:literal;)+) => {
+        $(
+            #[test]
+            fn $test() {
+                $run($prefix);
+            }
+        )+
+
+        #[test]
+        fn every_workload_is_in_a_group() {
+            let groups = [$($prefix),+];
+            for workload in $crate::workload::Workload::all() {
+                let grouped = groups
+                    .iter()
+                    .any(|prefix| workload.name.starts_with(prefix));
+                assert!(grouped, "{} is in no group", workload.name);
+            }
+        }
+    };
+}
