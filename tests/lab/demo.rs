@@ -27,6 +27,25 @@ fn assert_gone(pid: u32) {
 }
 
 #[test]
+fn it_shows_what_it_promises() {
+    let demo = start();
+    let pid = demo.id();
+    let output = demo.wait_with_output().expect("wait for it");
+    let [shown, errors] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
+    assert!(output.status.success(), "{shown}\n{errors}");
+    for act in [
+        "n1 -> n2",
+        "n2 -> n3",
+        "n3 -> n1",
+        "over all nodes",
+        "All of it happened",
+    ] {
+        assert!(shown.contains(act), "no `{act}` in {shown}");
+    }
+    assert_gone(pid);
+}
+
+#[test]
 fn interrupted_it_removes_its_lab() {
     let mut demo = start();
     let stdout = BufReader::new(demo.stdout.take().expect("a pipe"));
