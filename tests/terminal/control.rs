@@ -1,6 +1,7 @@
 //! Job control, signals, and jobs that are left and found again.
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
+use mig_tests::lab::Lab;
 use mig_tests::mover::Mover;
 
 use super::{HOME, SHELL, at_a_shell, expect_code, in_a_lab, leave};
@@ -40,6 +41,7 @@ fn a_job_is_suspended_and_continued_wherever_it_is() {
             terminal.type_in("\x1a")?;
             terminal.expect("Stopped")?;
             terminal.expect("at-home> ")?;
+            expect_state(lab, node, "stopped")?;
             // The shell has its terminal back, in its own modes.
             terminal.type_in("echo at-ho''me-again\r")?;
             terminal.expect("at-home-again\r\n")?;
@@ -47,11 +49,24 @@ fn a_job_is_suspended_and_continued_wherever_it_is() {
             terminal.expect("mig exec")?;
             terminal.type_in("two\r")?;
             terminal.expect("got-two\r\n")?;
+            expect_state(lab, node, "running")?;
         }
         terminal.type_in("\x04")?;
         expect_code(&mut terminal, 0)?;
         leave(terminal)
     });
+}
+
+/// What `mig ps` says at home of the only job, and the kernel where it is.
+fn expect_state(lab: &Lab, node: &str, state: &str) -> Result<()> {
+    let output = lab.node(HOME).mig(&["ps", "--json"]);
+    let jobs: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let said = (&jobs[0]["state"], &jobs[0]["node"]);
+    ensure!(said == (&state.into(), &node.into()), "{jobs}");
+    let comm = format!("/proc/{}/comm", jobs[0]["pid"]);
+    let read = lab.node(node).command(&["cat", &comm]).output()?;
+    ensure!(read.stdout == b"sed\n", "{comm} of {node}: {read:?}");
+    Ok(())
 }
 
 /// A job in the background writes, does not take the keyboard, and waits for it when it reads.

@@ -3,9 +3,14 @@
 //! A job may be listed twice, by home and by its host: the higher epoch wins,
 //! and at equal epochs the host, which alone knows what it uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
 
 use libmig::api::{JobId, JobInfo, JobState, NodeName};
+use libmig::inspect::process;
+use libmig::sys::HostPid;
+use migd::capsule::Handle;
 use tokio::task::JoinSet;
 
 use super::Caller;
@@ -16,13 +21,46 @@ use crate::peer::message::{Answer, Question};
 
 /// What this node knows of its jobs.
 pub(crate) async fn local(daemon: &Daemon) -> Vec<JobInfo> {
-    daemon
-        .jobs
-        .views()
-        .await
-        .into_iter()
-        .map(|view| info(daemon, view))
-        .collect()
+    let views = daemon.jobs.views().await;
+    let here = views.iter().filter(|view| view.record.is_here());
+    let folders = here.map(|view| {
+        let id = &view.record.id;
+        (id.clone(), daemon.config.jobs_dir().join(id.to_string()))
+    });
+    let folders: Vec<(JobId, PathBuf)> = folders.collect();
+    let asked = tokio::task::spawn_blocking(move || {
+        let answers = folders.into_iter();
+        answers
+            .filter_map(|(id, folder)| Some((id, main_program(&folder).ok()?)))
+            .collect::<HashMap<JobId, Main>>()
+    });
+    let mains = asked.await.unwrap_or_default();
+    let told = views.into_iter().map(|view| {
+        let main = mains.get(&view.record.id).copied();
+        info(daemon, view, main.unwrap_or_default())
+    });
+    told.collect()
+}
+
+/// The main program of a job of this node, as its capsule says.
+#[derive(Debug, Clone, Copy, Default)]
+struct Main {
+    /// As this node sees it.
+    pid: Option<i32>,
+    stopped: bool,
+    ended: bool,
+}
+
+fn main_program(folder: &Path) -> anyhow::Result<Main> {
+    let report = Handle::connect(folder)?.info()?;
+    let init = HostPid::of_pidfd(report.init.as_fd())?;
+    let tree = process::tree(init);
+    let main = tree.iter().find(|(_, pid)| Some(*pid) == report.info.main);
+    Ok(Main {
+        pid: main.map(|(host, _)| host.raw()),
+        stopped: report.info.stopped.is_some(),
+        ended: report.info.status.is_some(),
+    })
 }
 
 /// What all nodes know that answer in time; of the caller's jobs, or of all.
@@ -70,7 +108,7 @@ fn merge(merged: &mut BTreeMap<JobId, (NodeName, JobInfo)>, teller: &NodeName, j
     }
 }
 
-fn info(daemon: &Daemon, view: JobView) -> JobInfo {
+fn info(daemon: &Daemon, view: JobView, main: Main) -> JobInfo {
     let record = view.record;
     let used = record
         .is_here()
@@ -88,17 +126,18 @@ fn info(daemon: &Daemon, view: JobView) -> JobInfo {
         user: record.user,
         uid: record.uid,
         node,
-        state: if moving {
-            JobState::Moving
-        } else {
-            JobState::Running
+        state: match main {
+            _ if moving => JobState::Moving,
+            Main { ended: true, .. } => JobState::Exited,
+            Main { stopped: true, .. } => JobState::Stopped,
+            _ => JobState::Running,
         },
         pinned: record.pinned,
         epoch: record.epoch,
         cpu: used.map(|used| used.cores),
         memory_bytes: used.map(|used| used.memory),
         started_unix: record.started_unix,
-        pid: None,
+        pid: main.pid,
         command: record.command,
     }
 }
