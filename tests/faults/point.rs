@@ -69,6 +69,7 @@ pub(crate) const WITH_LOCKS: &[Point] = &[
     destination("destination.committed", Owner::Destination),
     destination("destination.owned", Owner::Destination),
     source("source.owned", Owner::Destination),
+    source("source.lent", Owner::Destination),
     destination("destination.released", Owner::Destination),
     source("source.released", Owner::Destination),
 ];

@@ -53,6 +53,12 @@ pub(super) fn descendants(init: HostPid) -> Result<Vec<HostPid>, CaptureError> {
     Ok(found)
 }
 
+/// How every thread is traced.
+pub(super) const OPTIONS: Options = Options::PTRACE_O_TRACECLONE
+    .union(Options::PTRACE_O_TRACEFORK)
+    .union(Options::PTRACE_O_TRACEVFORK)
+    .union(Options::PTRACE_O_TRACESYSGOOD);
+
 /// Threads on their way into ptrace stops.
 #[derive(Default)]
 pub(super) struct Gathering {
@@ -101,11 +107,7 @@ impl Gathering {
     }
 
     fn seize(&mut self, pid: HostPid, thread: HostPid) -> Result<bool, CaptureError> {
-        let options = Options::PTRACE_O_TRACECLONE
-            | Options::PTRACE_O_TRACEFORK
-            | Options::PTRACE_O_TRACEVFORK
-            | Options::PTRACE_O_TRACESYSGOOD;
-        match ptrace::seize(thread, options) {
+        match ptrace::seize(thread, OPTIONS) {
             Ok(()) => {
                 // A task that dies right now is found out when it is waited for.
                 drop(ptrace::interrupt(thread));

@@ -2,17 +2,43 @@
 
 use std::io;
 
-use super::{CaptureError, Frozen, freeze::FrozenProcess};
+use nix::sys::signal::{Signal, kill};
+
+use super::{CaptureError, Frozen, freeze::FrozenProcess, gather::OPTIONS};
 use crate::{
     image::FileLock,
     inspect::maps,
     sys::{
         lock::{self, Access},
+        ptrace::Options,
         remote::{Batch, Injector, Outcome},
     },
 };
 
 impl Frozen {
+    /// From now on every thread dies when the tracer does (PTRACE_O_EXITKILL): for
+    /// a tree that must never run again here.
+    ///
+    /// # Errors
+    /// When a thread was killed meanwhile.
+    pub fn doom(&mut self) -> Result<(), CaptureError> {
+        let threads = self.processes.iter_mut().flat_map(|p| &mut p.threads);
+        for thread in threads {
+            thread
+                .stopped
+                .set_options(OPTIONS | Options::PTRACE_O_EXITKILL)?;
+        }
+        Ok(())
+    }
+
+    /// SIGKILL for every process.
+    pub fn kill(&self) {
+        for process in &self.processes {
+            // One that is gone is what is wanted.
+            let _ = kill(process.host.into(), Signal::SIGKILL);
+        }
+    }
+
     /// Has the processes of the tree set these locks, each that to which it
     /// belongs, without waiting. False for those that somebody else has.
     ///

@@ -215,8 +215,8 @@ impl<J: DestinationJob, S: Link> Built<'_, J, S> {
             .and_then(|()| self.job.own(epoch))
             .and_then(|()| {
                 if self.waits {
-                    self.announce();
                     failpoint::hit("destination.owned")?;
+                    self.take_over();
                 }
                 self.job.release(epoch)
             })
@@ -240,11 +240,27 @@ impl<J: DestinationJob, S: Link> Built<'_, J, S> {
         }
     }
 
-    /// A source that does not hear it asks, and ends its copy then.
-    fn announce(&mut self) {
-        if let Err(error) = self.connection.send(&Message::Owned) {
-            tracing::warn!(%error, "could not tell the source that the job is owned here");
+    /// What the source holds is shared before it ends there. A source that does
+    /// not hear all of it asks, and ends its copy then; what the job waits for
+    /// is to be had all the same, if somebody else does not come first.
+    fn take_over(&mut self) {
+        if let Err(error) = self.try_take_over() {
+            tracing::warn!(%error, "the source does not hand over what it holds");
         }
+    }
+
+    fn try_take_over(&mut self) -> Result<(), TransferError> {
+        self.connection.send(&Message::Owned)?;
+        self.connection.expect("'lent'", |message| match message {
+            Message::Lent => Ok(()),
+            other => Err(other),
+        })?;
+        self.job.share();
+        self.connection.send(&Message::Taken)?;
+        self.connection.expect("'gone'", |message| match message {
+            Message::Gone => Ok(()),
+            other => Err(other),
+        })
     }
 }
 

@@ -177,7 +177,10 @@ pub trait SourceJob {
     fn commit(&mut self, epoch: u64) -> Result<(), JobError>;
 
     /// The destination owns the job, and waits for what the frozen copy holds:
-    /// destroys that. Called only where the destination says that it waits.
+    /// shares it with the destination, as far as that can be done.
+    fn lend(&mut self);
+
+    /// The destination has taken what it could: destroys the frozen copy. Called only where the destination says that it waits.
     ///
     /// # Errors
     /// It is still there: the destination is to be asked, and it reaped then.
@@ -221,6 +224,10 @@ pub trait DestinationJob {
     /// # Errors
     /// The copy is kept, and may be owned later.
     fn own(&mut self, epoch: u64) -> Result<(), JobError>;
+
+    /// The source shares what the copy here waits for: takes a share too, so
+    /// that nobody else comes between the end of that copy and [`Self::release`].
+    fn share(&mut self);
 
     /// Takes what it has waited for, and lets the job run. Returns the names of
     /// the locks that somebody else has, and that it runs without.

@@ -319,9 +319,13 @@ impl<J: SourceJob, S: Link> Committed<'_, J, S> {
         failpoint::hit("source.told").map_err(here())?;
         if self.waits {
             connection.expect("'owned'", owned).map_err(there())?;
-            failpoint::hit("source.owned")
-                .and_then(|()| job.surrender(epoch))
-                .map_err(here())?;
+            failpoint::hit("source.owned").map_err(here())?;
+            job.lend();
+            connection.send(&Message::Lent).map_err(there())?;
+            failpoint::hit("source.lent").map_err(here())?;
+            connection.expect("'taken'", taken).map_err(there())?;
+            job.surrender(epoch).map_err(here())?;
+            connection.send(&Message::Gone).map_err(there())?;
         }
         connection.expect("'released'", released).map_err(there())
     }
@@ -393,6 +397,13 @@ fn built(message: Message) -> Result<bool, Message> {
 fn owned(message: Message) -> Result<(), Message> {
     match message {
         Message::Owned => Ok(()),
+        other => Err(other),
+    }
+}
+
+fn taken(message: Message) -> Result<(), Message> {
+    match message {
+        Message::Taken => Ok(()),
         other => Err(other),
     }
 }

@@ -223,6 +223,11 @@ impl SourceJob for Source {
         Ok(())
     }
 
+    fn lend(&mut self) {
+        let world = self.world.lock().unwrap();
+        assert!(world.destination_owns && !world.surrendered);
+    }
+
     fn surrender(&mut self, _: u64) -> Result<(), JobError> {
         let mut world = self.world.lock().unwrap();
         assert!(world.destination_owns, "nobody may be without a copy");
@@ -276,6 +281,10 @@ impl DestinationJob for Destination {
         assert!(self.built && world.given_up);
         world.destination_owns = true;
         Ok(())
+    }
+
+    fn share(&mut self) {
+        assert!(!self.world.lock().unwrap().surrendered);
     }
 
     fn release(&mut self, _: u64) -> Result<Vec<String>, JobError> {

@@ -41,11 +41,16 @@ pub enum Message {
         /// Locks that somebody else has had for too long, by name.
         lost_locks: Vec<String>,
     },
-    /// Destination, before `Released`, if it waits: the job is mine, durably;
-    /// end your copy, which holds its locks.
+    /// Destination, before `Released`, if it waits: the job is mine, durably.
     Owned,
     /// Source: a piece of the list of files that the offer announced.
     Files(Vec<NeededFile>),
+    /// Source, after `Owned`: my copy shares its write locks now.
+    Lent,
+    /// Destination: I share them too; end your copy.
+    Taken,
+    /// Source: it is gone.
+    Gone,
 }
 
 /// What the destination must know before it says yes.

@@ -1,6 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
-//! 3. Locks: in the image, in `Built` and `Released`; `Owned`.
+//! 3. Locks: in the image, in `Built` and `Released`; `Owned`, `Lent`, `Taken`, `Gone`.
 //! 2. The offer is followed by the files that the job needs.
 //! 1. The first: offer, image, bulk, built, commit, released.
 

@@ -221,6 +221,12 @@ impl DestinationJob for Incoming<'_> {
         Ok(())
     }
 
+    fn share(&mut self) {
+        if let Some(claims) = &mut self.claims {
+            claims.share();
+        }
+    }
+
     fn release(&mut self, epoch: u64) -> Result<Vec<String>, JobError> {
         let local = self.local.take().ok_or("there is no capsule")?;
         let released = match self.claims.take() {

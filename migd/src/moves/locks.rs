@@ -1,15 +1,16 @@
 //! Locks that the job's copy at the source holds until that is gone.
 //!
 //! Where both nodes see one file system, the locks of the frozen copy are in
-//! the way of those of the new one. They are waited for when the job is ours
-//! for good, and held before it runs:
+//! the way of those of the new one. When the job is ours for good, the source
+//! makes its write locks read locks ([`super::lend`]), the destination gets
+//! read locks beside them, the source ends its copy, and the read locks become
+//! write locks before the job runs: at no time can anybody else have one.
 //!
 //! - Locks of open file descriptions (flock, OFD): the daemon takes them, on
 //!   duplicates of the job's descriptions.
 //! - Locks of processes (POSIX): only the process can have them, and to have it
 //!   take one takes a while. The daemon has them first, on descriptions of
-//!   its own, as read locks then together with the process: nobody else gets
-//!   a write lock in between.
+//!   its own, and hands them over in the same way.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread;
@@ -45,6 +46,8 @@ struct Claim {
     lock: FileLock,
     /// The job's description; of a lock of a process, one of our own.
     file: Option<OwnedFd>,
+    /// We have a read lock already.
+    shared: bool,
     state: State,
 }
 
@@ -72,11 +75,21 @@ impl Claims {
                     LockKind::Process => file.and_then(|file| another(&file)),
                     LockKind::Description | LockKind::Flock => file,
                 },
+                shared: false,
                 state: State::Waiting,
             }
         };
         Claims {
             claims: locks.iter().map(claim).collect(),
+        }
+    }
+
+    /// The source shares its write locks: takes read locks, as far as these are to be had.
+    pub(super) fn share(&mut self) {
+        for claim in &mut self.claims {
+            let file = claim.file.as_ref();
+            let share = |file| lock::set(file, &claim.lock, Access::Shared).unwrap_or(false);
+            claim.shared = file.is_some_and(share);
         }
     }
 
@@ -182,6 +195,8 @@ impl Claim {
         }
         match lock::set(file, &self.lock, Access::of(&self.lock)) {
             Ok(true) => self.state = State::Held,
+            // A flock that is not to be had is not as it was: the read lock is gone.
+            Ok(false) if self.shared => _ = lock::set(file, &self.lock, Access::Shared),
             Ok(false) => {}
             Err(error) => {
                 warn!(lock = %self.lock, %error, "a lock cannot be had");

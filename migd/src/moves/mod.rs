@@ -8,11 +8,13 @@
 //! | `incoming` | the destination's end: a capsule, husks, a running job |
 //! | `look` | what stands in the way of a move, asked while the job runs |
 //! | `admission` | what a destination has against a job, asked before it is frozen |
+//! | `lend` | file locks of a copy that has been given up, shared with the destination |
 //! | `locks` | file locks that the copy at the source holds, for the destination |
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
 pub(crate) mod admission;
 mod incoming;
+mod lend;
 mod local;
 mod locks;
 mod look;

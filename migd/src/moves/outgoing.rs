@@ -17,6 +17,7 @@ use libmig::migration::{JobError, SourceJob, failpoint};
 use libmig::transfer::{Offer, Proposal};
 use tracing::{error, warn};
 
+use super::lend::lend;
 use super::local::Local;
 use super::look::{self, Look};
 use crate::control::Events;
@@ -245,6 +246,12 @@ impl SourceJob for Outgoing<'_> {
         }
         self.daemon.jobs.journal_committed(&self.record.id, epoch)?;
         Ok(())
+    }
+
+    fn lend(&mut self) {
+        if let (Some(local), Some(captured)) = (&self.local, &self.captured) {
+            lend(local, &captured.image);
+        }
     }
 
     fn surrender(&mut self, epoch: u64) -> Result<(), JobError> {
