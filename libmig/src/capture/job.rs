@@ -1,7 +1,6 @@
 //! A frozen tree -> [`JobImage`].
 
 use std::{
-    fs,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     time::Instant,
 };
@@ -172,7 +171,7 @@ impl Frozen {
 fn clocks(host: HostPid) -> Result<Clocks, CaptureError> {
     use rustix::time::{ClockId, clock_gettime};
     let offsets = |who: &str| {
-        let text = fs::read_to_string(format!("/proc/{who}/timens_offsets"))
+        let text = crate::inspect::text::string(format!("/proc/{who}/timens_offsets"))
             .map_err(CaptureError::proc(host, "timens_offsets"))?;
         Ok::<_, CaptureError>(parse_offsets(&text))
     };

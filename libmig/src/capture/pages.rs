@@ -59,47 +59,46 @@ fn send_private(
 ) -> Result<(), CaptureError> {
     let pages = pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?;
     let memory = process_vm::open_mem(host).map_err(CaptureError::proc(host, "memory"))?;
+    let mut runs = Vec::new();
     for mapping in mappings {
-        for (start, end) in
-            own_pages(&pages, mapping).map_err(CaptureError::proc(host, "pagemap"))?
-        {
-            let mut address = start;
-            while address < end {
-                let len = (end - address).min(RUN);
-                let run = &mut buffer[..usize::try_from(len).expect("at most 1 MiB")];
-                read(host, &memory, address, run).map_err(CaptureError::proc(host, "memory"))?;
-                sink.bulk(BulkTarget::Memory { pid, address }, run)
-                    .map_err(CaptureError::Bulk)?;
-                address += len;
-            }
+        own_pages(&pages, mapping, &mut runs).map_err(CaptureError::proc(host, "pagemap"))?;
+    }
+    for (start, end) in runs {
+        let mut address = start;
+        while address < end {
+            let len = (end - address).min(RUN);
+            let run = &mut buffer[..usize::try_from(len).expect("at most 1 MiB")];
+            read(host, &memory, address, run).map_err(CaptureError::proc(host, "memory"))?;
+            sink.bulk(BulkTarget::Memory { pid, address }, run)
+                .map_err(CaptureError::Bulk)?;
+            address += len;
         }
     }
     Ok(())
 }
 
-/// Runs of pages that belong to this process alone: anonymous ones, and those
-/// of a private view that have been written to.
-fn own_pages(pages: &File, mapping: &Mapping) -> io::Result<Vec<(u64, u64)>> {
+/// Adds the pages that belong to this process alone: anonymous ones, and those
+/// of a private view that have been written to. Runs go on from one mapping to the next.
+fn own_pages(pages: &File, mapping: &Mapping, runs: &mut Vec<(u64, u64)>) -> io::Result<()> {
     let view_of_file = match mapping.backing {
         Backing::Anonymous => false,
         Backing::FilePrivate(_) | Backing::Shared { private: true, .. } => true,
-        _ => return Ok(Vec::new()),
+        _ => return Ok(()),
     };
     if mapping.flags.droppable {
-        return Ok(Vec::new());
+        return Ok(());
     }
     let any = pagemap::PRESENT | pagemap::SWAPPED;
     let returned = any | pagemap::PFNZERO | pagemap::FILE;
-    let mut runs: Vec<(u64, u64)> = Vec::new();
     for region in pagemap::scan(pages, mapping.start, mapping.end, any, returned)? {
         let empty = region.categories & pagemap::PFNZERO != 0;
         let from_file = view_of_file && region.categories & pagemap::FILE != 0;
         if empty || from_file {
             continue;
         }
-        subtract(region.start, region.end, &mapping.guards, &mut runs);
+        subtract(region.start, region.end, &mapping.guards, runs);
     }
-    Ok(runs)
+    Ok(())
 }
 
 /// Adds `start..end` without the guard regions, which show as swapped pages

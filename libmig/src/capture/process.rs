@@ -23,7 +23,7 @@ use crate::{
     inspect::{
         maps,
         process::{self, Stat},
-        timers,
+        text, timers,
     },
     sys::{
         HostPid, process_vm,
@@ -230,7 +230,8 @@ fn layout(host: HostPid, stat: &Stat, brk: u64) -> Result<Layout, CaptureError> 
         arg_end: from.arg_end,
         env_start: from.env_start,
         env_end: from.env_end,
-        auxv: fs::read(format!("/proc/{host}/auxv")).map_err(CaptureError::proc(host, "auxv"))?,
+        auxv: text::bytes(format!("/proc/{host}/auxv"))
+            .map_err(CaptureError::proc(host, "auxv"))?,
     })
 }
 

@@ -34,6 +34,8 @@ const FOREIGN_FILE_SYSTEMS: &[(i64, &str)] = &[
     (0x0027_e0eb, "cgroup"),
     (0x6367_7270, "cgroup2"),
 ];
+/// Links that say all of a file: a tree of processes has thousands of pipes.
+const NO_FILE_SYSTEM: &[&[u8]] = &[b"pipe:[", b"socket:[", b"anon_inode:"];
 /// Character devices that mean the same on every node: null zero full random urandom.
 const COMMON_DEVICES: &[(u32, u32)] = &[(1, 3), (1, 5), (1, 7), (1, 8), (1, 9)];
 const CONTROLLING_TTY: (u32, u32) = (5, 0);
@@ -49,8 +51,8 @@ pub struct Seen {
     pub link: Vec<u8>,
     /// fstat(2).
     pub stat: Stat,
-    /// statfs(2) f_type.
-    pub file_system: i64,
+    /// statfs(2) f_type; none for what the link says all of.
+    pub file_system: Option<i64>,
     /// `/proc/PID/fdinfo/N`.
     pub info: FdInfo,
 }
@@ -130,19 +132,24 @@ impl Seen {
         };
         let path = format!("/proc/{host}/fd/{number}");
         let link = fs::read_link(&path).map_err(fail)?;
-        let text = fs::read_to_string(format!("/proc/{host}/fdinfo/{number}")).map_err(fail)?;
+        let text = super::text::string(format!("/proc/{host}/fdinfo/{number}")).map_err(fail)?;
         let info = FdInfo::parse(&text).map_err(|source| SeeError::Info {
             host,
             number,
             source,
         })?;
+        let link = link.as_os_str().as_bytes().to_vec();
+        let file_system = if NO_FILE_SYSTEM.iter().any(|kind| link.starts_with(kind)) {
+            None
+        } else {
+            let found = rustix::fs::statfs(&path).map_err(|e| fail(e.into()))?;
+            Some(found.f_type)
+        };
         Ok(Self {
             number,
-            link: link.as_os_str().as_bytes().to_vec(),
+            link,
             stat: rustix::fs::stat(&path).map_err(|e| fail(e.into()))?,
-            file_system: rustix::fs::statfs(&path)
-                .map_err(|e| fail(e.into()))?
-                .f_type,
+            file_system,
             info,
         })
     }
@@ -273,14 +280,14 @@ impl Seen {
         if self.deleted() && self.link.starts_with(b"/memfd:") && !self.opaque() {
             return Ok(Kind::Memfd);
         }
-        if self.file_system == PROC_SUPER_MAGIC
+        if self.file_system == Some(PROC_SUPER_MAGIC)
             && let Some(about) = proc_file::about(&self.link, self.info.flags)
         {
             return Ok(Kind::Proc(about));
         }
         let foreign = FOREIGN_FILE_SYSTEMS
             .iter()
-            .find(|(magic, _)| *magic == self.file_system);
+            .find(|(magic, _)| Some(*magic) == self.file_system);
         if let Some((_, name)) = foreign {
             return Err(refusal::foreign_file_system(name, &self.name()));
         }

@@ -235,7 +235,7 @@ fn is_runnable(stat: &Stat) -> bool {
 }
 
 fn read_stat(path: &str) -> Option<Stat> {
-    Stat::from_read(fs::read(path).ok()?.as_slice()).ok()
+    Stat::from_read(super::text::bytes(path).ok()?.as_slice()).ok()
 }
 
 /// The entries of a folder of `/proc` that are numbers.

@@ -3,7 +3,7 @@
 //!
 //! Paths are bytes, with the kernel's escape of newlines (`\012`) undone.
 
-use std::{fs, io};
+use std::io;
 
 use crate::sys::{
     HostPid, process_vm,
@@ -74,7 +74,7 @@ impl Area {
 /// # Errors
 /// When the process is gone, or for a line that no kernel writes.
 pub fn read(pid: HostPid) -> io::Result<Vec<Area>> {
-    parse(&fs::read(format!("/proc/{pid}/maps"))?)
+    parse(&super::text::bytes(format!("/proc/{pid}/maps"))?)
 }
 
 /// Parses `/proc/PID/maps`.

@@ -19,4 +19,5 @@ pub mod process;
 pub mod refusal;
 pub mod smaps;
 pub mod stdio;
+pub mod text;
 pub mod timers;

@@ -3,11 +3,12 @@
 
 mod tree;
 
-use std::{fs, io, path::Path};
+use std::{fs, io};
 
 pub use tree::{Size, size, tree};
 pub(super) use tree::{id_at, level};
 
+use super::text;
 use crate::sys::HostPid;
 
 /// The fields of `/proc/PID/stat` that a move needs. IDs are those of the
@@ -184,7 +185,7 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
 pub fn children(pid: HostPid) -> io::Result<Vec<HostPid>> {
     let mut children = Vec::new();
     for thread in threads(pid)? {
-        match fs::read_to_string(format!("/proc/{pid}/task/{thread}/children")) {
+        match text::string(format!("/proc/{pid}/task/{thread}/children")) {
             Ok(text) => children.extend(
                 numbers::<i32>(&text)
                     .ok_or_else(|| unknown("children"))?
@@ -221,7 +222,7 @@ pub fn threads(pid: HostPid) -> io::Result<Vec<HostPid>> {
 /// that it ran on; `None` where the kernel does not say.
 #[must_use]
 pub fn last_ran_ns(pid: HostPid) -> Option<u64> {
-    parse_exec_start(&fs::read_to_string(format!("/proc/{pid}/sched")).ok()?)
+    parse_exec_start(&text::string(format!("/proc/{pid}/sched")).ok()?)
 }
 
 /// The scheduler's clock now, of the CPU that the caller runs on. Each CPU has
@@ -230,7 +231,7 @@ pub fn last_ran_ns(pid: HostPid) -> Option<u64> {
 pub fn scheduler_now_ns() -> Option<u64> {
     // Giving way brings the own entry up to date; otherwise it is as old as the last tick.
     std::thread::yield_now();
-    parse_exec_start(&fs::read_to_string("/proc/thread-self/sched").ok()?)
+    parse_exec_start(&text::string("/proc/thread-self/sched").ok()?)
 }
 
 fn parse_exec_start(text: &str) -> Option<u64> {
@@ -284,7 +285,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 }
 
 fn read(pid: HostPid, name: &str) -> io::Result<Vec<u8>> {
-    fs::read(Path::new("/proc").join(pid.to_string()).join(name))
+    text::bytes(format!("/proc/{pid}/{name}"))
 }
 
 fn numbers<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {

@@ -1,7 +1,7 @@
 //! `/proc/PID/smaps`: mappings with their VmFlags. Walks page tables (14 ms per
 //! GiB of 4 KiB pages): once per capture.
 
-use std::{fs, io};
+use std::io;
 
 use super::maps::{Area, parse_line};
 use crate::sys::HostPid;
@@ -32,7 +32,7 @@ impl DetailedArea {
 /// # Errors
 /// When the process is gone; InvalidData for an unknown format.
 pub fn read(pid: HostPid) -> io::Result<Vec<DetailedArea>> {
-    parse(&fs::read(format!("/proc/{pid}/smaps"))?)
+    parse(&super::text::bytes(format!("/proc/{pid}/smaps"))?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown format of smaps"))
 }
 

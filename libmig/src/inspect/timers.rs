@@ -1,6 +1,6 @@
 //! `/proc/PID/timers`: POSIX timers, all but the time that is left.
 
-use std::{fs, io};
+use std::io;
 
 use crate::sys::HostPid;
 
@@ -26,7 +26,7 @@ pub struct TimerInfo {
 /// # Errors
 /// When the process is gone; InvalidData for an unknown format.
 pub fn read(pid: HostPid) -> io::Result<Vec<TimerInfo>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/timers"))?;
+    let text = super::text::string(format!("/proc/{pid}/timers"))?;
     let mut timers = parse(&text)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "unknown format of timers"))?;
     timers.sort_by_key(|timer| timer.id);

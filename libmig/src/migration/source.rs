@@ -221,12 +221,10 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
         let Offered {
             job, connection, ..
         } = &mut self.at;
-        connection
-            .send(&Message::State(std::mem::take(&mut self.state)))
-            .map_err(MoveError::there("sending the image"))?;
+        let state = std::mem::take(&mut self.state);
         let image = job.image().map_err(MoveError::here("sending the image"))?;
         connection
-            .send_image(image)
+            .send_image(state, image)
             .map_err(MoveError::there("sending the image"))?;
         failpoint::hit("source.image").map_err(MoveError::here("sending the image"))?;
         job.send_bulk(connection)

@@ -2,7 +2,6 @@
 //! what to do. Done before the source is frozen.
 
 use std::{
-    fs,
     os::fd::OwnedFd,
     path::PathBuf,
     time::{Duration, Instant},
@@ -126,7 +125,7 @@ struct Ids {
 impl Ids {
     fn read(zygote: HostPid) -> Result<Self, RestoreError> {
         let path = format!("/proc/{zygote}/status");
-        let text = fs::read_to_string(&path).map_err(host(format!("read {path}")))?;
+        let text = crate::inspect::text::string(&path).map_err(host(format!("read {path}")))?;
         let innermost = |key: &str| {
             let line = text.lines().find_map(|line| line.strip_prefix(key))?;
             line.split_whitespace().next_back()?.parse::<Pid>().ok()

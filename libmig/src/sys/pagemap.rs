@@ -16,6 +16,7 @@ pub const GUARD: u64 = 1 << 8;
 /// _IOWR('f', 16, struct pm_scan_arg).
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
 const BATCH: usize = 1024;
+const PAGE: u64 = 4096;
 
 /// struct pm_scan_arg.
 #[repr(C)]
@@ -83,7 +84,10 @@ pub fn scan(
     let mut found: Vec<Region> = Vec::new();
     let mut from = start;
     loop {
-        let mut regions = [Region::default(); BATCH];
+        // Room for no more than there can be: to clear it takes longer than a short scan.
+        let pages = end.saturating_sub(from) / PAGE;
+        let room = usize::try_from(pages).unwrap_or(BATCH).min(BATCH - 1) + 1;
+        let mut regions = vec![Region::default(); room];
         let mut argument = ScanArgument {
             start: from,
             end,
@@ -104,7 +108,7 @@ pub fn scan(
         }
         // Not `walk_end == end`: it stays behind although the walk is complete
         // when the kernel's own buffer was flushed in between.
-        if count < BATCH || argument.walk_end >= end {
+        if count < room || argument.walk_end >= end {
             return Ok(found);
         }
         from = argument.walk_end;

@@ -1,6 +1,6 @@
 //! One connection on which one job moves: counted, bounded, in phase.
 
-use std::io::{ErrorKind::UnexpectedEof, Read, Write};
+use std::io::{self, ErrorKind::UnexpectedEof, Read, Write};
 
 use thiserror::Error;
 
@@ -10,6 +10,9 @@ use crate::{
     image::{BulkTarget, JobImage},
     wire::{self, Frame, FrameError},
 };
+
+/// Small frames are gathered: each write is an encrypted record and a system call.
+const GATHERED: usize = 64 * 1024;
 
 /// What can go wrong between the two ends of a move.
 #[derive(Debug, Error)]
@@ -107,6 +110,8 @@ impl<L: Link + ?Sized> Link for &mut L {
 #[derive(Debug)]
 pub struct Connection<S> {
     stream: S,
+    /// Written, but not to the stream yet.
+    gathered: Vec<u8>,
     buffer: Vec<u8>,
     sent: u64,
     bulk: u64,
@@ -119,6 +124,7 @@ impl<S: Link> Connection<S> {
     pub const fn new(stream: S) -> Self {
         Self {
             stream,
+            gathered: Vec::new(),
             buffer: Vec::new(),
             sent: 0,
             bulk: 0,
@@ -146,19 +152,19 @@ impl<S: Link> Connection<S> {
     /// # Errors
     /// What the stream says.
     pub fn send(&mut self, message: &Message) -> Result<(), TransferError> {
-        let written = wire::write_message(&mut self.stream, message, false);
-        self.sent += written.map_err(|error| self.note(error))?;
+        self.sent += wire::write_message(&mut self.gathered, message, false)?;
         self.flush()
     }
 
-    /// Writes the image, unflushed: bulk follows.
+    /// Writes the state of the capsule's init and the image, and flushes: the
+    /// other side lays the job out while its memory is read here.
     ///
     /// # Errors
     /// What the stream says, or an image above [`wire::limits::IMAGE`].
-    pub fn send_image(&mut self, image: &JobImage) -> Result<(), TransferError> {
-        let written = wire::write_message(&mut self.stream, image, true);
-        self.sent += written.map_err(|error| self.note(error))?;
-        Ok(())
+    pub fn send_image(&mut self, state: Vec<u8>, image: &JobImage) -> Result<(), TransferError> {
+        self.sent += wire::write_message(&mut self.gathered, &Message::State(state), false)?;
+        self.sent += wire::write_message(&mut self.gathered, image, true)?;
+        self.flush()
     }
 
     /// Reads the next frame.
@@ -205,8 +211,15 @@ impl<S: Link> Connection<S> {
     }
 
     fn flush(&mut self) -> Result<(), TransferError> {
-        let flushed = self.stream.flush().map_err(FrameError::Connection);
-        flushed.map_err(|error| self.note(error).into())
+        let flushed = self.write_gathered().and_then(|()| self.stream.flush());
+        flushed.map_err(|error| self.note(FrameError::Connection(error)).into())
+    }
+
+    /// What could not be written is not written again: the stream is of no use then.
+    fn write_gathered(&mut self) -> io::Result<()> {
+        let written = self.stream.write_all(&self.gathered);
+        self.gathered.clear();
+        written
     }
 
     /// Why the other side has interrupted us, if it has: the refusal of a node
@@ -233,20 +246,39 @@ impl<S: Link> Connection<S> {
 }
 
 impl<S: Link> BulkSink for Connection<S> {
-    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> std::io::Result<()> {
+    fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> io::Result<()> {
+        let written = if bytes.len() < GATHERED {
+            wire::write_bulk(&mut self.gathered, target, bytes)
+        } else {
+            self.listen()?;
+            let before = self.write_gathered().map_err(FrameError::Connection);
+            before.and_then(|()| wire::write_bulk(&mut self.stream, target, bytes))
+        };
+        self.sent += written.map_err(|error| io_error(self.note(error)))?;
+        self.bulk += bytes.len() as u64;
+        if self.gathered.len() >= GATHERED {
+            self.listen()?;
+            let written = self.write_gathered().map_err(FrameError::Connection);
+            written.map_err(|error| io_error(self.note(error)))?;
+        }
+        Ok(())
+    }
+}
+
+impl<S: Link> Connection<S> {
+    /// Before much is written: the other side may have something to say.
+    fn listen(&mut self) -> io::Result<()> {
         if self.stream.has_news() {
             self.interrupted = true;
-            return Err(std::io::Error::other("the other node interrupts"));
+            return Err(io::Error::other("the other node interrupts"));
         }
-        let written =
-            wire::write_bulk(&mut self.stream, target, bytes).map_err(|error| {
-                match self.note(error) {
-                    FrameError::Connection(error) => error,
-                    other => std::io::Error::other(other),
-                }
-            })?;
-        self.sent += written;
-        self.bulk += bytes.len() as u64;
         Ok(())
+    }
+}
+
+fn io_error(error: FrameError) -> io::Error {
+    match error {
+        FrameError::Connection(error) => error,
+        other => io::Error::other(other),
     }
 }

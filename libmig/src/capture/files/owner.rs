@@ -1,12 +1,10 @@
 //! Who gets SIGIO: the kernel answers in the IDs of whoever asks, the image
 //! speaks in those of the capsule.
 
-use std::fs;
-
 use super::{FileSource, FilesError, table::Found};
 use crate::{
     image::{AsyncOwner, Pid},
-    inspect::refusal,
+    inspect::{refusal, text},
     sys::{HostPid, descriptor},
 };
 
@@ -64,7 +62,7 @@ fn id_in_capsule(id: i32, field: &str) -> Option<Pid> {
 
 /// The outermost and the innermost ID of an `NS...` line of `/proc/PID/status`.
 fn outer_and_inner(pid: i32, field: &str) -> Option<(i32, Pid)> {
-    let status = fs::read_to_string(format!("/proc/{}/status", HostPid::new(pid))).ok()?;
+    let status = text::string(format!("/proc/{}/status", HostPid::new(pid))).ok()?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;

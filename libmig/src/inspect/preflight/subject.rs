@@ -1,6 +1,6 @@
 //! One process under examination, and what was found about it.
 
-use std::{fs, io};
+use std::io;
 
 use crate::{
     api::Obstacle,
@@ -164,7 +164,7 @@ impl Subject {
 
 /// A thread, as `/proc` shows it at this instant.
 fn task(thread: HostPid, level: usize) -> io::Result<Task> {
-    let text = fs::read(format!("/proc/{thread}/status"))?;
+    let text = crate::inspect::text::bytes(format!("/proc/{thread}/status"))?;
     let unknown = || io::Error::new(io::ErrorKind::InvalidData, "unknown format");
     let status = process::parse_status(&text).ok_or_else(unknown)?;
     Ok(Task {

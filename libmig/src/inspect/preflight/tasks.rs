@@ -51,7 +51,7 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
 
 /// The label of a task, if a security module is there that gives labels.
 pub(super) fn label(thread: HostPid, name: &str) -> Option<String> {
-    let text = fs::read(format!("/proc/{thread}/attr/{name}")).ok()?;
+    let text = crate::inspect::text::bytes(format!("/proc/{thread}/attr/{name}")).ok()?;
     let text = String::from_utf8_lossy(&text);
     let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace());
     (!text.is_empty()).then(|| text.to_owned())

@@ -1,10 +1,10 @@
 //! All processes of a job: those below its capsule's init, while they run,
 //! fork and end.
 
-use std::{collections::BTreeSet, fs};
+use std::collections::BTreeSet;
 
 use super::{Status, children, status, threads};
-use crate::{image::Pid, sys::HostPid};
+use crate::{image::Pid, inspect::text, sys::HostPid};
 
 /// How often to look before a tree that will not hold still is taken as it is.
 const LOOKS: usize = 8;
@@ -96,7 +96,7 @@ fn below(init: HostPid) -> Vec<HostPid> {
 /// Field 2 of statm; 0 when the process is gone.
 fn resident_bytes(host: HostPid) -> u64 {
     let page = u64::try_from(rustix::param::page_size()).unwrap_or(4096);
-    let pages = fs::read_to_string(format!("/proc/{host}/statm"))
+    let pages = text::string(format!("/proc/{host}/statm"))
         .ok()
         .and_then(|text| text.split_ascii_whitespace().nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0).saturating_mul(page)
