@@ -65,7 +65,9 @@ static void tree(long n) {
         pid_t child = fork();
         if (child < 0) die("fork");
         if (child == 0) {
-            close(ends[1]);
+            /* Not the ends of its elder siblings. */
+            if (dup2(ends[0], 3) < 0 || close_range(4, ~0u, 0)) die("dup2");
+            ends[0] = 3;
             prctl(PR_SET_PDEATHSIG, SIGKILL);
             char byte;
             while (read(ends[0], &byte, 1) < 0 && errno == EINTR) {}

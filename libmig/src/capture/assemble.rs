@@ -106,7 +106,12 @@ fn settle_state(mut stopped: Stopped, pid: Pid) -> Result<FrozenThread, CaptureE
     if amended != registers {
         stopped.amend_registers(&amended)?;
     }
-    Ok(FrozenThread { stopped, tid, rseq })
+    Ok(FrozenThread {
+        stopped,
+        tid,
+        status,
+        rseq,
+    })
 }
 
 fn refuse_sharing(

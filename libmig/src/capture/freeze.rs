@@ -9,6 +9,7 @@ use super::{
 };
 use crate::{
     image::Pid,
+    inspect::process::Status,
     sys::{
         HostPid,
         ptrace::{self, PtraceError, RseqConfiguration, Stopped},
@@ -41,6 +42,8 @@ pub(super) struct FrozenProcess {
 pub(super) struct FrozenThread {
     pub(super) stopped: Stopped,
     pub(super) tid: Pid,
+    /// As it was when all had stopped.
+    pub(super) status: Status,
     pub(super) rseq: RseqConfiguration,
 }
 

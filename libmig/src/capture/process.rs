@@ -50,7 +50,10 @@ pub(super) fn capture(
     context: &mut Context<'_>,
 ) -> Result<Process, CaptureError> {
     let host = frozen.host;
-    let status = process::status(host).map_err(CaptureError::proc(host, "status"))?;
+    let status = match frozen.threads.first() {
+        Some(leader) => leader.status.clone(),
+        None => process::status(host).map_err(CaptureError::proc(host, "status"))?,
+    };
     let stat = process::stat(host).map_err(CaptureError::proc(host, "stat"))?;
     let kind = if frozen.threads.is_empty() {
         ProcessKind::Zombie {

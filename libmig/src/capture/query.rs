@@ -39,6 +39,7 @@ pub(super) struct ThreadAnswers {
     pub(super) parent_death_signal: i32,
     pub(super) securebits: u32,
     pub(super) tsc_mode: i32,
+    pub(super) timer_slack_ns: u64,
 }
 
 /// Asks a process and all its threads; the first is the leader. Nothing of the
@@ -213,6 +214,7 @@ struct ThreadQuestions {
     death_signal: DataRef,
     tsc: DataRef,
     securebits: Slot,
+    timer_slack: Slot,
 }
 
 impl ThreadQuestions {
@@ -228,12 +230,14 @@ impl ThreadQuestions {
         let death_signal = get(libc::PR_GET_PDEATHSIG, 4);
         let tsc = get(libc::PR_GET_TSC, 4);
         let securebits = batch.call(libc::SYS_prctl, &[libc::PR_GET_SECUREBITS.into()]);
+        let timer_slack = batch.call(libc::SYS_prctl, &[libc::PR_GET_TIMERSLACK.into()]);
         Self {
             altstack,
             tid_address,
             death_signal,
             tsc,
             securebits,
+            timer_slack,
         }
     }
 
@@ -250,6 +254,7 @@ impl ThreadQuestions {
             parent_death_signal: results.half(self.death_signal).cast_signed(),
             securebits: u32::try_from(results.value(self.securebits)?).unwrap_or(0),
             tsc_mode: results.half(self.tsc).cast_signed(),
+            timer_slack_ns: results.value(self.timer_slack)?,
         })
     }
 }

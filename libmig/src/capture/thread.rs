@@ -6,7 +6,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 use super::{CaptureError, freeze::FrozenThread, interrupted, query::ThreadAnswers, sleep};
 use crate::{
     image::{Credentials, Rseq, SigInfo, Thread, XState},
-    inspect::process,
+    inspect::process::{self, Status},
     sys::{HostPid, cpuid, ptrace::Stopped, sched},
 };
 
@@ -55,14 +55,9 @@ pub(super) fn capture(
         sleep: call.and_then(|call| call.sleep),
         scheduling: sched::scheduling(thread).map_err(failed("the scheduling"))?,
         affinity: affinity(thread, node_cpus).map_err(failed("the affinity"))?,
-        credentials: credentials(thread, answers.securebits)?,
+        credentials: credentials(&frozen.status, answers.securebits),
         parent_death_signal: answers.parent_death_signal,
-        timer_slack_ns: process::small_file(thread, "timerslack_ns")
-            .and_then(|text| {
-                text.parse()
-                    .map_err(|_| std::io::ErrorKind::InvalidData.into())
-            })
-            .map_err(failed("timerslack_ns"))?,
+        timer_slack_ns: answers.timer_slack_ns,
         io_priority: sched::io_priority(thread).map_err(failed("the I/O priority"))?,
         tsc_mode: answers.tsc_mode,
     })
@@ -89,16 +84,15 @@ fn cpus(thread: HostPid) -> std::io::Result<Vec<u32>> {
         .collect())
 }
 
-fn credentials(thread: HostPid, securebits: u32) -> Result<Credentials, CaptureError> {
-    let status = process::status(thread).map_err(CaptureError::proc(thread, "status"))?;
-    Ok(Credentials {
+fn credentials(status: &Status, securebits: u32) -> Credentials {
+    Credentials {
         uids: status.uids,
         gids: status.gids,
-        groups: status.groups,
+        groups: status.groups.clone(),
         capabilities: status.capabilities,
         securebits,
         no_new_privs: status.no_new_privs,
-    })
+    }
 }
 
 /// The XSAVE area of this CPU, by component.

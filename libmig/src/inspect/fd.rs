@@ -132,7 +132,8 @@ impl Seen {
         };
         let path = format!("/proc/{host}/fd/{number}");
         let link = fs::read_link(&path).map_err(fail)?;
-        let text = super::text::string(format!("/proc/{host}/fdinfo/{number}")).map_err(fail)?;
+        let text = super::text::piece(format!("/proc/{host}/fdinfo/{number}")).map_err(fail)?;
+        let text = String::from_utf8_lossy(&text);
         let info = FdInfo::parse(&text).map_err(|source| SeeError::Info {
             host,
             number,

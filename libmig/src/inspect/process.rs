@@ -285,7 +285,7 @@ pub fn is_gone(error: &io::Error) -> bool {
 }
 
 fn read(pid: HostPid, name: &str) -> io::Result<Vec<u8>> {
-    text::bytes(format!("/proc/{pid}/{name}"))
+    text::piece(format!("/proc/{pid}/{name}"))
 }
 
 fn numbers<T: std::str::FromStr>(text: &str) -> Option<Vec<T>> {

@@ -32,6 +32,24 @@ pub fn bytes(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     Ok(text)
 }
 
+/// All of a file that the kernel composes as one piece (`stat`, `status`,
+/// `fdinfo`, `comm`, ...): what is not filled is its end, without another look.
+///
+/// # Errors
+/// As of open(2) and read(2).
+pub fn piece(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path.as_ref(), flags, Mode::empty())?;
+    let mut text = Vec::with_capacity(FIRST);
+    loop {
+        let count = retry_on_intr(|| read(&file, spare_capacity(&mut text)))?;
+        if count == 0 || text.len() < text.capacity() {
+            return Ok(text);
+        }
+        text.reserve(text.capacity());
+    }
+}
+
 /// As [`bytes`], for a file that is UTF-8.
 ///
 /// # Errors
@@ -53,6 +71,16 @@ mod tests {
             let text: Vec<u8> = (0..length).map(|n| n.to_le_bytes()[0]).collect();
             std::fs::write(&path, &text).unwrap();
             assert_eq!(bytes(&path).unwrap(), text);
+            assert_eq!(piece(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn one_piece_is_all() {
+        let thread = "/proc/thread-self";
+        for name in ["status", "comm", "fdinfo/0"] {
+            let path = format!("{thread}/{name}");
+            assert_eq!(piece(&path).unwrap(), bytes(&path).unwrap(), "{name}");
         }
     }
 

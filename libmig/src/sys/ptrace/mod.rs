@@ -11,7 +11,7 @@ mod patience;
 mod request;
 mod stopped;
 
-use std::{io, thread, time::Duration, time::Instant};
+use std::{io, time::Duration, time::Instant};
 
 pub use event::{Event, Waited};
 pub use nix::sys::ptrace::Options;
@@ -127,22 +127,14 @@ pub fn reap(thread: HostPid) {
 /// # Errors
 /// [`PtraceError::Stuck`] at the deadline.
 pub fn wait_until(thread: HostPid, deadline: Instant) -> Result<Waited, PtraceError> {
-    let mut pause = Duration::ZERO;
-    loop {
-        let status = event::waitpid(thread, libc::WNOHANG);
-        if let Some(status) = status.map_err(|source| event::wait_failed(thread, source))? {
-            return event::waited(thread, status);
-        }
-        if Instant::now() >= deadline {
-            return Err(PtraceError::Stuck { thread });
-        }
-        // The first rounds only give way: a running thread stops within
-        // microseconds, and on one CPU it needs ours for that.
-        if pause.is_zero() {
-            thread::yield_now();
-        } else {
-            thread::sleep(pause);
-        }
-        pause = (pause + Duration::from_micros(5)).min(Duration::from_millis(1));
+    let status = event::waitpid(thread, libc::WNOHANG);
+    let mut status = status.map_err(|source| event::wait_failed(thread, source))?;
+    let left = deadline.saturating_duration_since(Instant::now());
+    if status.is_none() && !left.is_zero() {
+        status = patience::wait_for(thread, left)?;
+    }
+    match status {
+        Some(status) => event::waited(thread, status),
+        None => Err(PtraceError::Stuck { thread }),
     }
 }

@@ -32,8 +32,17 @@ pub fn limit_waits(limit: Duration) {
 /// The status word of the next state change.
 pub(super) fn wait_status(thread: HostPid) -> Result<i32, PtraceError> {
     let limit = LIMIT.get();
+    wait_for(thread, limit)?.ok_or_else(|| PtraceError::Late {
+        thread,
+        limit,
+        state: state(thread),
+    })
+}
+
+/// As [`wait_status`]; nothing when `limit`, which is not zero, is over.
+pub(super) fn wait_for(thread: HostPid, limit: Duration) -> Result<Option<i32>, PtraceError> {
     let deadline = Instant::now() + limit;
-    let status = ALARM.with(|alarm| match alarm.get_or_init(Alarm::new) {
+    ALARM.with(|alarm| match alarm.get_or_init(Alarm::new) {
         Some(alarm) => {
             alarm.set(limit);
             let status = blocking(thread, deadline);
@@ -41,11 +50,6 @@ pub(super) fn wait_status(thread: HostPid) -> Result<i32, PtraceError> {
             status
         }
         None => polling(thread, deadline),
-    });
-    status?.ok_or_else(|| PtraceError::Late {
-        thread,
-        limit,
-        state: state(thread),
     })
 }
 

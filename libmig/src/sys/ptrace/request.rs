@@ -1,6 +1,10 @@
 //! The ptrace(2) requests that nix lacks or flattens, one function each.
 
-use std::{ffi::c_void, io, mem, ptr};
+use std::{
+    ffi::c_void,
+    io, mem, ptr,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use nix::errno::Errno;
 
@@ -16,6 +20,8 @@ const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
 const PTRACE_PEEKSIGINFO_SHARED: u32 = 1;
 /// Room for every XSAVE layout that exists: AMX brings it to 11 KiB.
 const XSTATE_MAX: usize = 64 * 1024;
+/// What this kernel's takes, once it has been seen.
+static XSTATE_LEN: AtomicUsize = AtomicUsize::new(XSTATE_MAX);
 const SIGINFO_LEN: usize = 128;
 /// Bytes of a 64-bit user_regs_struct; a 32-bit task answers with 68.
 const REGISTERS_LEN: usize = mem::size_of::<Registers>();
@@ -130,7 +136,7 @@ pub(super) fn set_registers(thread: HostPid, registers: &Registers) -> Result<()
 
 /// PTRACE_GETREGSET NT_X86_XSTATE: the XSAVE area in its standard format.
 pub(super) fn xstate(thread: HostPid) -> Result<Vec<u8>, PtraceError> {
-    let mut area = vec![0u8; XSTATE_MAX];
+    let mut area = vec![0u8; XSTATE_LEN.load(Ordering::Relaxed)];
     let mut iov = libc::iovec {
         iov_base: area.as_mut_ptr().cast(),
         iov_len: area.len(),
@@ -146,6 +152,7 @@ pub(super) fn xstate(thread: HostPid) -> Result<Vec<u8>, PtraceError> {
         )?
     };
     area.truncate(iov.iov_len);
+    XSTATE_LEN.store(iov.iov_len, Ordering::Relaxed);
     Ok(area)
 }
 
