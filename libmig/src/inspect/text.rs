@@ -77,11 +77,12 @@ mod tests {
 
     #[test]
     fn one_piece_is_all() {
-        let thread = "/proc/thread-self";
-        for name in ["status", "comm", "fdinfo/0"] {
-            let path = format!("{thread}/{name}");
+        for name in ["comm", "limits", "fdinfo/0"] {
+            let path = format!("/proc/thread-self/{name}");
             assert_eq!(piece(&path).unwrap(), bytes(&path).unwrap(), "{name}");
         }
+        let status = piece("/proc/thread-self/status").unwrap();
+        assert!(status.starts_with(b"Name:") && status.ends_with(b"\n"));
     }
 
     #[test]

@@ -80,7 +80,6 @@ impl Prepared {
         image: &JobImage,
         host: &mut dyn RestoreHost,
     ) -> Result<Building, RestoreError> {
-        let vdso = OwnVdso::read()?;
         let layouts = layouts(&image.processes)?;
         let steps = grow::plan(&image.processes, self.zygote.id, self.zygote_group)?;
         let injector = self.inject(image)?;
@@ -103,7 +102,7 @@ impl Prepared {
             husks,
             spaces: BTreeMap::new(),
             injector,
-            vdso,
+            vdso: self.vdso,
             shared,
             opened,
             offsets,

@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use super::{
     error::{RestoreError, host, trace},
     husk,
+    own_vdso::OwnVdso,
     pin::Pin,
     remains::Remains,
     task::Task,
@@ -52,6 +53,8 @@ pub struct Prepared {
     /// The job's root directory.
     pub(super) root: OwnedFd,
     pub(super) group: JobGroup,
+    /// What the husks will have for a vDSO.
+    pub(super) vdso: OwnVdso,
 }
 
 /// How long the zygote may take to stop.
@@ -72,6 +75,7 @@ fn options() -> Options {
 /// When it is not there, is traced already, or the cgroup does not take it; the
 /// zygote is dead then.
 pub fn prepare(capsule: &CapsuleRef) -> Result<Prepared, RestoreError> {
+    let vdso = OwnVdso::read()?;
     let group = JobGroup::new(capsule.cgroup_job.clone());
     let ids = Ids::read(capsule.zygote)?;
     let root = format!("/proc/{}/root", capsule.init);
@@ -113,6 +117,7 @@ pub fn prepare(capsule: &CapsuleRef) -> Result<Prepared, RestoreError> {
         zygote_group: ids.group,
         root,
         group,
+        vdso,
     })
 }
 
