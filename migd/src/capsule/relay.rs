@@ -270,6 +270,10 @@ impl Link {
 
     /// The first `length` bytes have been taken by their reader.
     pub(crate) fn consume(&mut self, stream: Stream, length: usize) {
+        if length == 0 {
+            // Nothing to tell: or both sides would tell each other so for ever.
+            return;
+        }
         let flow = &mut self.inflow[stream as usize];
         flow.bytes.drain(..length);
         let counted = flow.counted.min(length as u64);

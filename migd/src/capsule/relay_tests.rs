@@ -112,6 +112,29 @@ fn a_break_at_every_byte_is_survived() {
     }
 }
 
+/// As the inits do: whatever comes, each looks whether there is something to take.
+#[test]
+fn two_sides_that_have_nothing_to_say_are_silent() {
+    let (mut home, mut away) = (Link::new(1), Link::new(1));
+    reconnect(&mut home, &mut away);
+    away.send(Stream::Out, b"tick");
+    let mut rounds = 0;
+    while home.has_output() || away.has_output() {
+        for (from, to) in [(0, 1), (1, 0)] {
+            let sides = [&mut home, &mut away];
+            let bytes = sides[from].output().to_vec();
+            sides[from].sent(bytes.len());
+            sides[to].feed(&bytes).unwrap();
+            for stream in [Stream::Terminal, Stream::In, Stream::Out, Stream::Err] {
+                let waiting = sides[to].waiting(stream);
+                sides[to].consume(stream, waiting);
+            }
+        }
+        rounds += 1;
+        assert!(rounds < 10, "they talk for ever");
+    }
+}
+
 #[test]
 fn credit_stops_a_fast_writer_and_comes_back_with_the_reader() {
     let (mut a, mut b) = (Link::new(1), Link::new(1));
