@@ -4,6 +4,7 @@
 //! captured again, and home takes its own job back.
 
 mod locks;
+mod users;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -34,6 +34,8 @@ impl ExitStatus {
 pub struct ExitRecord {
     /// The job.
     pub job: JobId,
+    /// The user that it belonged to.
+    pub uid: u32,
     /// How it ended.
     pub status: ExitStatus,
     /// When, in seconds since 1970.

@@ -13,7 +13,7 @@ use thiserror::Error;
 
 /// Version of the local protocol. Raised with every change that an older side
 /// would misunderstand.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Longest message to the daemon: a command line and an environment (the
 /// kernel allows 6 MiB of them in all for any exec) in JSON.

@@ -80,14 +80,18 @@ pub(crate) struct Session {
 /// Blocks the signals that a session handles. Before that, they do what they do to any
 /// program; the job is started with the mask of before.
 pub(crate) fn block_signals() -> Result<SignalFd> {
-    let mut mask = SigSet::from_iter(FORWARDED);
-    for signal in [
+    const OWN: [Signal; 4] = [
         Signal::SIGCONT,
         Signal::SIGWINCH,
         Signal::SIGTTIN,
         Signal::SIGTTOU,
-    ] {
-        mask.add(signal);
+    ];
+    // Real-time signals, which have no names, are all forwarded.
+    let mut mask = SigSet::all();
+    for signal in Signal::iterator() {
+        if !FORWARDED.contains(&signal) && !OWN.contains(&signal) {
+            mask.remove(signal);
+        }
     }
     mask.thread_block()?;
     Ok(SignalFd::with_flags(
@@ -247,10 +251,10 @@ impl Session {
     fn take_signals(&mut self) -> Result<()> {
         while let Some(info) = self.signals.read_signal()? {
             let number = i32::try_from(info.ssi_signo).context("a signal's number is small")?;
-            match Signal::try_from(number)? {
-                Signal::SIGWINCH => self.tell_window(),
-                Signal::SIGCONT => self.resume()?,
-                Signal::SIGTTIN | Signal::SIGTTOU => (),
+            match Signal::try_from(number) {
+                Ok(Signal::SIGWINCH) => self.tell_window(),
+                Ok(Signal::SIGCONT) => self.resume()?,
+                Ok(Signal::SIGTTIN | Signal::SIGTTOU) => (),
                 _ => self.say(&ToJob::Signal(number)),
             }
         }

@@ -8,8 +8,8 @@ use super::target::{self, Route};
 use crate::daemon::Daemon;
 use crate::jobs::watch;
 
-/// Highest signal that the init passes on.
-const SIGRTMAX: i32 = 31;
+/// Highest signal of the kernel.
+const SIGRTMAX: i32 = 64;
 
 /// Delivers it on the node that hosts the job.
 pub(super) async fn handle(

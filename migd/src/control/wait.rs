@@ -2,7 +2,7 @@
 
 use libmig::api::{Failure, Reply, Request, Target};
 
-use super::{Caller, target};
+use super::{Caller, not_yours, target};
 use crate::daemon::Daemon;
 
 /// Waits for as long as it takes.
@@ -12,10 +12,12 @@ pub(super) async fn handle(
     asked: Target,
 ) -> Result<Reply, Failure> {
     let job = target::resolve(daemon, caller, &asked).await?;
-    // How a job ended is no secret among users: a record of it has no owner.
     if let Some(view) = daemon.jobs.view(job.clone()).await {
         caller.check(&view.record)?;
     } else if let Some(exit) = daemon.jobs.exit_of(job.clone()).await {
+        if !caller.may(exit.uid) {
+            return Err(not_yours(&job));
+        }
         return Ok(Reply::Exited(exit));
     }
     if &job.home != daemon.node() && caller.hops == 0 {

@@ -524,6 +524,11 @@ impl Registry {
     /// A job ended: here, or elsewhere and home hears of it.
     pub(super) fn exited(&mut self, exit: &ExitRecord) -> Ruled<()> {
         let job = &exit.job;
+        let owner = self.records.get(job).map(|record| record.uid);
+        let exit = &ExitRecord {
+            uid: owner.unwrap_or(exit.uid),
+            ..exit.clone()
+        };
         let mut changes = vec![Change::NoRecord(job.clone()), Change::Exit(exit.clone())];
         let report = (job.home != self.node).then(|| Report::Exited(exit.clone()));
         changes.extend(
@@ -612,10 +617,12 @@ impl Registry {
     }
 }
 
-/// How a job ended that ended now.
+/// How a job ended that ended now. Its record says whose it was.
 pub(crate) fn ended_now(job: JobId, status: ExitStatus) -> ExitRecord {
+    const ROOT: u32 = 0;
     ExitRecord {
         job,
+        uid: ROOT,
         status,
         ended_unix: unix_now(),
     }

@@ -158,8 +158,9 @@ mod tests {
     /// Older and newer nodes must read these bytes: only the versions in them change.
     #[test]
     fn the_bytes_of_a_hello_are_pinned() {
-        let expected =
-            b"migpeer\0\x02\0\x02\0\x15\0\0\0\x02n1\x010\x01b\x03\x01\x04avx2\x01\x04n1-7\x02";
+        let [oldest, newest] = [version::OLDEST, version::NEWEST].map(u16::to_le_bytes);
+        let rest = b"\x15\0\0\0\x02n1\x010\x01b\x03\x01\x04avx2\x01\x04n1-7\x02";
+        let expected = [&b"migpeer\0"[..], &oldest, &newest, rest].concat();
         assert_eq!(
             encode(&hello()).escape_ascii().to_string(),
             expected.escape_ascii().to_string()

@@ -1,5 +1,6 @@
 //! The peer port: who gets in, and what a stranger can do to the daemon.
 
+use libmig::wire::version;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
@@ -85,7 +86,7 @@ fn who_has_no_good_certificate_does_not_get_in() {
     for own in [None, Some((&other, "n2"))] {
         let mut tls = dial(node, &authority, own);
         // In TLS 1.3 the client learns of its refusal with its first read.
-        drop(tls.write_all(&hello("n2", (1, 1))));
+        drop(tls.write_all(&hello("n2", (version::OLDEST, version::NEWEST))));
         let mut byte = [0];
         assert!(
             tls.read_exact(&mut byte).is_err(),
@@ -99,7 +100,8 @@ fn who_has_no_good_certificate_does_not_get_in() {
         ("n2", "n1", "another name"),
     ] {
         let mut tls = dial(node, &authority, Some((&authority, certificate)));
-        tls.write_all(&hello(claimed, (1, 1))).unwrap();
+        tls.write_all(&hello(claimed, (version::OLDEST, version::NEWEST)))
+            .unwrap();
         let said = read_to_close(&mut tls);
         assert!(
             String::from_utf8_lossy(&said).contains(says),
@@ -109,7 +111,8 @@ fn who_has_no_good_certificate_does_not_get_in() {
     }
     // A peer's daemon with a certificate of another authority, and its view.
     let mut tls = dial(node, &authority, Some((&authority, "n2")));
-    tls.write_all(&hello("n2", (1, 1))).unwrap();
+    tls.write_all(&hello("n2", (version::OLDEST, version::NEWEST)))
+        .unwrap();
     let mut magic = [0; 8];
     tls.read_exact(&mut magic).unwrap();
     assert_eq!(&magic, b"migpeer\0");
@@ -144,9 +147,10 @@ fn another_version_is_told_so_on_both_sides() {
     let mut tls = dial(&nodes[0], &authority, Some((&authority, "n2")));
     tls.write_all(&hello("n2", (7, 9))).unwrap();
     let said = read_to_close(&mut tls);
+    let [oldest, newest] = [version::OLDEST, version::NEWEST].map(u16::to_le_bytes);
     assert_eq!(
         said,
-        b"migpeer\0\x01\0\x01\0\0\0\0\0",
+        [&b"migpeer\0"[..], &oldest, &newest, &[0; 4]].concat(),
         "{}",
         said.escape_ascii()
     );
@@ -173,7 +177,8 @@ fn garbage_is_closed_with_a_reason_and_costs_no_memory() {
             continue;
         }
         let mut tls = dial(&nodes[0], &authority, Some((&authority, "n2")));
-        tls.write_all(&hello("n2", (1, 1))).unwrap();
+        tls.write_all(&hello("n2", (version::OLDEST, version::NEWEST)))
+            .unwrap();
         if round % 4 == 1 {
             // A frame of 4 GiB is announced, then little follows.
             bytes.splice(0..0, [0xff; 4]);

@@ -3,7 +3,7 @@
 
 use std::{collections::VecDeque, io::Read, os::fd::OwnedFd};
 
-use libmig::api::terminal::FromJob;
+use libmig::{api::terminal::FromJob, sys::HostPid};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::getpgid,
@@ -91,9 +91,9 @@ impl Children {
 
     /// Sends a signal to the main program alone.
     pub(super) fn signal(&self, number: i32) {
-        if let (Some((pid, _)), Ok(signal)) = (&self.main, Signal::try_from(number)) {
-            tell(*pid, signal);
-        }
+        let Some((pid, _)) = &self.main else { return };
+        // Real-time signals too; the program may have ended meanwhile.
+        libmig::sys::signal::send(HostPid::new(*pid), number).ok();
     }
 
     /// Sends a signal to the main program's process group.

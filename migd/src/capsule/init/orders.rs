@@ -100,7 +100,7 @@ impl Init {
         Ok(match request {
             Request::Info => self.info()?,
             Request::Signal(number) => {
-                ensure!((1..=31).contains(&number), "{number} is no signal");
+                ensure!((1..=64).contains(&number), "{number} is no signal");
                 self.command(Control::Signal(number));
                 done
             }
