@@ -1,11 +1,11 @@
 //! The peer port: who gets in, and what a stranger can do to the daemon.
 
-use libmig::wire::version;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use libmig::wire::version;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -154,11 +154,9 @@ fn another_version_is_told_so_on_both_sides() {
         "{}",
         said.escape_ascii()
     );
-    eventually("the daemon logs it", || {
-        nodes[0]
-            .log()
-            .contains("speaks protocol versions 7 to 9, this node 1 to 1")
-    });
+    let (oldest, newest) = (version::OLDEST, version::NEWEST);
+    let logged = format!("speaks protocol versions 7 to 9, this node {oldest} to {newest}");
+    eventually("the daemon logs it", || nodes[0].log().contains(&logged));
 }
 
 #[test]
