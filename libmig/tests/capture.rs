@@ -108,7 +108,7 @@ fn a_captured_program_notices_nothing() {
         assert!(!pages.0.is_empty());
         match how {
             "spin" => assert_eq!(process.threads[0].sleep, None),
-            "nanosleep" | "poll" => {
+            "nanosleep" | "poll" | "epoll_wait" | "sigtimedwait" => {
                 let sleep = process.threads[0].sleep.unwrap();
                 assert_eq!(registers[reg::RAX].cast_signed(), -514);
                 assert_eq!(sleep.number, registers[reg::ORIG_RAX]);
@@ -613,12 +613,9 @@ fn a_held_tree_stays_where_it_is_without_a_tracer() {
 
 #[test]
 fn a_process_that_has_left_the_cgroup_is_not_held_without_a_word() {
-    let (first, second) = (
-        Victim::start_below_init("steady", &["spin"]),
-        Victim::start_below_init("steady", &["spin"]),
-    );
-    let program = |victim: &Victim| process::children(victim.init()).unwrap()[0];
-    let group = Group::around(program(&first));
+    let first = Victim::start_below_init("steady", &["spin"]);
+    let group = Group::around(process::children(first.init()).unwrap()[0]);
+    let second = Victim::start_below_init("steady", &["spin"]);
     let frozen = freeze(second.init()).unwrap();
     let error = frozen.hold(&group.0).unwrap_err();
     assert!(

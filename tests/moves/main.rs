@@ -5,6 +5,7 @@
 
 mod locks;
 mod users;
+mod waits;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use libmig::image::{Backing, JobImage, LiveProcess, ProcessKind};
 use libmig::sys::ptrace::reg;
+use libmig::sys::remote::rewait;
 
 use crate::snapshot::{Place, Snapshot};
 
@@ -42,7 +43,8 @@ pub(super) fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
 }
 
 /// Memory that the kernel writes as it likes: in which an interrupted sleep leaves the time that remains (the restored
-/// sleep was interrupted later), and the parts of struct rseq that say on which CPU the thread is.
+/// sleep was interrupted later), and the parts of struct rseq that say on which CPU the thread is. Also what a wait that
+/// was made again has below the red zone.
 fn written_by_the_kernel(image: &JobImage) -> Vec<(i32, Range<u64>)> {
     const TIMESPEC: u64 = 16;
     let mut written = Vec::new();
@@ -54,6 +56,9 @@ fn written_by_the_kernel(image: &JobImage) -> Vec<(i32, Range<u64>)> {
                 written.push((pid, rseq.address + 20..rseq.address + 28));
             }
             let number = thread.sleep.map(|sleep| sleep.number.cast_signed());
+            if number.is_some_and(|number| rewait::timeout_of(number).is_some()) {
+                written.push((pid, rewait::frame(thread.registers[reg::RSP])));
+            }
             let place = match number {
                 Some(35) => thread.registers[reg::RSI],
                 Some(230) => thread.registers[reg::R10],

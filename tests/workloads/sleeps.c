@@ -8,14 +8,17 @@
  *
  * Modes: nanosleep clock_nanosleep clock_nanosleep_abs poll ppoll select
  * pselect epoll_wait epoll_pwait2 futex_rel futex_abs futex_abs_real sem_wait
- * sigtimedwait cond_timedwait
+ * sigtimedwait cond_timedwait; ppoll_fixed, whose timeout cannot be written to;
+ * epoll_alarm, which a handler interrupts again and again.
  */
 #include "workload.h"
 #include <linux/futex.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/select.h>
+#include <sys/time.h>
 
 static struct timespec span(int64_t ns)
 {
@@ -46,19 +49,36 @@ static int timed_condition(struct timespec end)
 	return -1;
 }
 
+/* The time as a page that can only be read. */
+static const struct timespec *fixed_span(int64_t ns)
+{
+	static struct timespec *page;
+	if (!page) {
+		page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		CHECK(page != MAP_FAILED, "mmap: %s", strerror(errno));
+		*page = span(ns);
+		MUST(mprotect(page, 4096, PROT_READ));
+	}
+	return page;
+}
+
 static int objects[2] = { -1, -1 };
 static sem_t semaphore;
 
 /* Whatever the mode waits on, which never happens. */
 static void prepare(void)
 {
-	if (wl_mode("epoll_wait") || wl_mode("epoll_pwait2")) {
+	if (wl_mode("epoll_alarm")) {
+		struct itimerval often = { { 0, 40000 }, { 0, 40000 } };
+		setitimer(ITIMER_REAL, &often, NULL);
+	}
+	if (wl_mode("epoll_wait") || wl_mode("epoll_pwait2") || wl_mode("epoll_alarm")) {
 		int ends[2];
 		struct epoll_event interest = { .events = EPOLLIN };
 		MUST(pipe(ends));
 		objects[0] = MUST(epoll_create1(0));
 		MUST(epoll_ctl(objects[0], EPOLL_CTL_ADD, ends[0], &interest));
-	} else if (wl_mode("poll") || wl_mode("ppoll") || wl_mode("select") || wl_mode("pselect")) {
+	} else if (wl_mode("poll") || wl_mode("ppoll") || wl_mode("ppoll_fixed") || wl_mode("select") || wl_mode("pselect")) {
 		MUST(pipe(objects));
 	} else if (wl_mode("sem_wait")) {
 		sem_init(&semaphore, 0, 0);
@@ -68,6 +88,19 @@ static void prepare(void)
 		sigaddset(&set, SIGUSR1);
 		sigprocmask(SIG_BLOCK, &set, NULL);
 	}
+}
+
+/* Waits on in spite of a handler. */
+static int epoll_until(int64_t end)
+{
+	struct epoll_event event;
+	for (int64_t left; (left = end - wl_now()) > 0 && !wl_stop;) {
+		int result = epoll_wait(objects[0], &event, 1, (int)((left + WL_MS - 1) / WL_MS));
+		if (result > 0 || (result == -1 && errno != EINTR))
+			return -2;
+	}
+	errno = wl_stop ? EINTR : 0;
+	return 0;
 }
 
 /* One wait; 0 when the time ran out as it should, else the errno. */
@@ -94,6 +127,10 @@ static int wait_once(int64_t ns, int64_t start)
 		result = poll(&item, 1, ms);
 	else if (wl_mode("ppoll"))
 		result = ppoll(&item, 1, &time, NULL);
+	else if (wl_mode("ppoll_fixed"))
+		result = (int)syscall(SYS_ppoll, &item, 1, fixed_span(ns), NULL, 8);
+	else if (wl_mode("epoll_alarm"))
+		result = epoll_until(start + ns);
 	else if (wl_mode("select"))
 		result = select(objects[0] + 1, &set, NULL, NULL, &old_time);
 	else if (wl_mode("pselect"))
@@ -122,9 +159,13 @@ static int wait_once(int64_t ns, int64_t start)
 	return errno == ETIMEDOUT || errno == EAGAIN ? 0 : errno;
 }
 
+/* Takes a while, so that a move finds it at work. */
 static void on_alarm(int signal)
 {
 	(void)signal;
+	if (wl_mode("epoll_alarm"))
+		for (int64_t end = wl_now() + 10 * WL_MS; wl_now() < end;)
+			;
 }
 
 int main(int argc, char **argv)

@@ -1,7 +1,7 @@
 //! From stopped threads to a frozen tree: who is what, and what the stop
 //! itself has done to them.
 
-use std::collections::BTreeMap;
+use std::{cell::OnceCell, collections::BTreeMap};
 
 use super::{
     CaptureError,
@@ -9,10 +9,12 @@ use super::{
     gather::{Caught, is_zombie},
     hindrance::{self, obstacle},
     interrupted,
+    sample::Watch,
+    timed,
 };
 use crate::{
     image::{INIT, Pid},
-    inspect::process,
+    inspect::{maps, process},
     sys::{
         HostPid,
         ptrace::{SignalState, Stopped, reg},
@@ -27,6 +29,7 @@ const USER_CS: u64 = 0x33;
 pub(super) fn assemble(
     caught: &mut Caught,
     tree: &[HostPid],
+    watch: &Watch,
 ) -> Result<Vec<FrozenProcess>, CaptureError> {
     let mut processes: Vec<FrozenProcess> = Vec::new();
     let mut pids = BTreeMap::new();
@@ -36,7 +39,7 @@ pub(super) fn assemble(
         let pid = status.own_id().unwrap_or(host.raw());
         pids.insert(*host, pid);
         let ppid = pids.get(&stat.ppid).copied().unwrap_or(INIT);
-        let (threads, stopped) = take_threads(caught, *host, pid)?;
+        let (threads, stopped) = take_threads(caught, *host, pid, watch)?;
         if let Some(parent) = processes.iter().find(|process| process.pid == ppid) {
             refuse_sharing(parent, *host, pid, threads.is_empty())?;
         }
@@ -57,10 +60,13 @@ fn take_threads(
     caught: &mut Caught,
     host: HostPid,
     pid: Pid,
+    watch: &Watch,
 ) -> Result<(Vec<FrozenThread>, Option<i32>), CaptureError> {
     let listed = process::threads(host).map_err(CaptureError::proc(host, "threads"))?;
     let mut threads = Vec::new();
     let mut group_stop = None;
+    let place = OnceCell::new();
+    let place = || *place.get_or_init(|| maps::detour_place(host).ok().flatten());
     for thread in listed {
         let Some((stopped, signal)) = caught.remove(&thread) else {
             if thread == host && is_zombie(host) {
@@ -69,7 +75,7 @@ fn take_threads(
             return Err(obstacle(hindrance::changing(pid)));
         };
         group_stop = group_stop.or(signal);
-        threads.push(settle_state(stopped, pid)?);
+        threads.push(settle_state(stopped, pid, watch, place)?);
     }
     if threads
         .first()
@@ -81,8 +87,14 @@ fn take_threads(
 }
 
 /// From here on the thread is guarded, and what the stop itself did to it is
-/// made good: an aborted restartable sequence, an EINTR that nobody asked for.
-fn settle_state(mut stopped: Stopped, pid: Pid) -> Result<FrozenThread, CaptureError> {
+/// made good: an aborted restartable sequence, an EINTR that nobody asked for, a
+/// timeout that would begin anew.
+fn settle_state(
+    mut stopped: Stopped,
+    pid: Pid,
+    watch: &Watch,
+    place: impl FnOnce() -> Option<u64>,
+) -> Result<FrozenThread, CaptureError> {
     let thread = stopped.thread();
     let status = process::status(thread).map_err(CaptureError::proc(thread, "status"))?;
     let [pending, shared, _, _, caught] = status.signals;
@@ -100,17 +112,23 @@ fn settle_state(mut stopped: Stopped, pid: Pid) -> Result<FrozenThread, CaptureE
     if registers[reg::CS] != USER_CS {
         return Err(obstacle(hindrance::not_64_bit(pid, tid)));
     }
-    let amended = interrupted::amended(&registers, || {
-        interrupted::rseq_abort(thread, &rseq, &registers)
-    });
+    let sample = watch.samples.get(&thread).copied().unwrap_or_default();
+    let sample = sample.at_stop(&status);
+    let (home, wait) = timed::find(thread, &registers, sample, watch.clock, place);
+    let amended = interrupted::amended(&home, || interrupted::rseq_abort(thread, &rseq, &home));
     if amended != registers {
         stopped.amend_registers(&amended)?;
+    }
+    if let Some(wait) = &wait {
+        wait.arm(&mut stopped, watch.clock)?;
     }
     Ok(FrozenThread {
         stopped,
         tid,
         status,
         rseq,
+        sample,
+        wait,
     })
 }
 

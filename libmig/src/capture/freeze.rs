@@ -4,8 +4,10 @@ use std::mem;
 
 use super::{
     CaptureError,
+    clock::JobClock,
     gather::{Gathering, descendants},
-    sleep,
+    sample::{Sample, Watch},
+    timed::TimedWait,
 };
 use crate::{
     image::Pid,
@@ -22,7 +24,7 @@ pub struct Frozen {
     pub(super) init: HostPid,
     /// Parents before children.
     pub(super) processes: Vec<FrozenProcess>,
-    pub(super) sleeps: sleep::Samples,
+    pub(super) clock: JobClock,
 }
 
 /// A process of the tree.
@@ -45,6 +47,18 @@ pub(super) struct FrozenThread {
     /// As it was when all had stopped.
     pub(super) status: Status,
     pub(super) rseq: RseqConfiguration,
+    pub(super) sample: Sample,
+    pub(super) wait: Option<TimedWait>,
+}
+
+impl FrozenThread {
+    /// Lets it run on as if nothing had been.
+    fn release(mut self, clock: JobClock) -> Result<(), PtraceError> {
+        if let Some(wait) = self.wait {
+            wait.resume(&mut self.stopped, clock)?;
+        }
+        self.stopped.release()
+    }
 }
 
 /// Stops all processes below the capsule's init. The init itself runs on.
@@ -56,13 +70,13 @@ pub(super) struct FrozenThread {
 /// Obstacles (transient ones, say a vfork in progress, are worth another try).
 pub fn freeze(init: HostPid) -> Result<Frozen, CaptureError> {
     // Being stopped is to run: a sleeper's last run must be read before.
-    let sleeps = sleep::sample(&descendants(init)?);
+    let watch = Watch::of(&descendants(init)?);
     let mut gathering = Gathering::default();
-    match gathering.complete(init) {
+    match gathering.complete(init, &watch) {
         Ok(processes) => Ok(Frozen {
             init,
             processes,
-            sleeps,
+            clock: watch.clock,
         }),
         Err(error) => {
             gathering.abandon();
@@ -98,7 +112,7 @@ impl Frozen {
             // The leader last: of a killed process it can be reaped only then.
             for thread in process.threads.into_iter().rev() {
                 let id = thread.stopped.thread();
-                if let Err(error) = thread.stopped.release() {
+                if let Err(error) = thread.release(self.clock) {
                     // Killed in its stop: a zombie that its parent cannot
                     // reap, nor its pid namespace end, before we have.
                     ptrace::reap(id);

@@ -16,6 +16,7 @@ use super::{
     CaptureError, assemble,
     freeze::FrozenProcess,
     hindrance::{self, obstacle},
+    sample::Watch,
 };
 use crate::{
     inspect::process::{self, is_gone},
@@ -71,7 +72,11 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// Stops all of the tree.
-    pub(super) fn complete(&mut self, init: HostPid) -> Result<Vec<FrozenProcess>, CaptureError> {
+    pub(super) fn complete(
+        &mut self,
+        init: HostPid,
+        watch: &Watch,
+    ) -> Result<Vec<FrozenProcess>, CaptureError> {
         loop {
             let tree = descendants(init)?;
             let mut fresh = false;
@@ -82,7 +87,7 @@ impl Gathering {
                 self.settle(thread)?;
             }
             if !fresh && self.seized.is_empty() {
-                return assemble::assemble(&mut self.stopped, &tree);
+                return assemble::assemble(&mut self.stopped, &tree, watch);
             }
         }
     }

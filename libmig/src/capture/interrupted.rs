@@ -13,7 +13,7 @@ use crate::{
 /// System calls that fail with EINTR when any stop interrupts their wait, and
 /// that can be made again with the same arguments: nothing has happened yet.
 /// (Not close: after EINTR the descriptor is gone all the same.)
-const LEAKS_EINTR: [i64; 22] = [
+const LEAKS_EINTR: [i64; 25] = [
     libc::SYS_epoll_wait,
     libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2,
@@ -23,6 +23,10 @@ const LEAKS_EINTR: [i64; 22] = [
     libc::SYS_io_getevents,
     333, // io_pgetevents
     libc::SYS_io_uring_enter,
+    // Where the kernel cannot write what is left to where the timeout is:
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_select,
     // Sockets with SO_RCVTIMEO or SO_SNDTIMEO:
     libc::SYS_read,
     libc::SYS_readv,

@@ -9,13 +9,14 @@ use rustix::process::{Pid as RustixPid, PidfdFlags, pidfd_open};
 
 use super::{
     CaptureError, Frozen, SharedRegistry,
+    clock::JobClock,
     process::{self, Context},
     thread,
 };
 use crate::{
     image::{
-        CapsuleImage, Clocks, Descriptor, FileLock, JobImage, OpenFile, Pid, Pipe, Process,
-        ProcessKind, Tty,
+        CapsuleImage, Descriptor, FileLock, JobImage, OpenFile, Pid, Pipe, Process, ProcessKind,
+        Tty,
     },
     sys::HostPid,
 };
@@ -121,7 +122,6 @@ impl Frozen {
             .map(|thread| (thread.stopped.thread(), thread.tid))
             .collect();
         let mut context = Context {
-            sleeps: &self.sleeps,
             shared,
             node_cpus: thread::node_cpus(),
             now_ns,
@@ -162,54 +162,9 @@ impl Frozen {
         Ok(CapsuleImage {
             hostname,
             domainname,
-            clocks: clocks(witness)?,
+            clocks: JobClock::of(witness)
+                .map_err(CaptureError::proc(witness, "timens_offsets"))?
+                .clocks(),
         })
-    }
-}
-
-/// The clocks as a process reads them.
-fn clocks(host: HostPid) -> Result<Clocks, CaptureError> {
-    use rustix::time::{ClockId, clock_gettime};
-    let offsets = |who: &str| {
-        let text = crate::inspect::text::string(format!("/proc/{who}/timens_offsets"))
-            .map_err(CaptureError::proc(host, "timens_offsets"))?;
-        Ok::<_, CaptureError>(parse_offsets(&text))
-    };
-    let (job, own) = (offsets(&host.to_string())?, offsets("self")?);
-    let now = |clock| {
-        let time = clock_gettime(clock);
-        time.tv_sec * 1_000_000_000 + time.tv_nsec
-    };
-    Ok(Clocks {
-        realtime_ns: now(ClockId::Realtime),
-        monotonic_ns: now(ClockId::Monotonic) + job[0] - own[0],
-        boottime_ns: now(ClockId::Boottime) + job[1] - own[1],
-    })
-}
-
-/// Offsets of CLOCK_MONOTONIC and CLOCK_BOOTTIME in nanoseconds:
-/// `monotonic  10  500` in seconds and nanoseconds.
-fn parse_offsets(text: &str) -> [i64; 2] {
-    ["monotonic", "boottime"].map(|clock| {
-        let line = text.lines().find_map(|line| line.strip_prefix(clock));
-        let mut numbers = line
-            .into_iter()
-            .flat_map(str::split_ascii_whitespace)
-            .map(|word| word.parse::<i64>().unwrap_or(0));
-        numbers.next().unwrap_or(0) * 1_000_000_000 + numbers.next().unwrap_or(0)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn offsets_of_a_time_namespace() {
-        assert_eq!(
-            parse_offsets("monotonic          -2  500\nboottime            3         0\n"),
-            [-1_999_999_500, 3_000_000_000]
-        );
-        assert_eq!(parse_offsets(""), [0, 0]);
     }
 }

@@ -1,6 +1,7 @@
 //! A live process tree -> an image.
 
 mod assemble;
+mod clock;
 mod error;
 pub mod files;
 mod find;
@@ -16,9 +17,11 @@ mod pages;
 mod process;
 mod query;
 mod relock;
+mod sample;
 mod shared;
 mod sleep;
 mod thread;
+mod timed;
 
 pub use error::CaptureError;
 pub use freeze::{Frozen, freeze};

@@ -33,7 +33,6 @@ use crate::{
 
 /// What the images of all processes of a tree have in common.
 pub(super) struct Context<'a> {
-    pub(super) sleeps: &'a sleep::Samples,
     pub(super) shared: &'a mut SharedRegistry,
     pub(super) node_cpus: Vec<u32>,
     /// CLOCK_MONOTONIC of the job.
@@ -178,7 +177,7 @@ pub(super) fn grow_older(process: &mut LiveProcess, asked: Duration, slept: Dura
     }
 }
 
-/// The calls with restart blocks that the threads were in. Relative sleeps are
+/// The calls with timeouts that the threads were in. Relative sleeps are
 /// noted in the process, in case that it stays and is captured again.
 fn interrupted_calls(
     frozen: &mut FrozenProcess,
@@ -192,12 +191,15 @@ fn interrupted_calls(
     for frozen in &mut frozen.threads {
         let thread = frozen.stopped.thread();
         let mut registers = frozen.stopped.registers()?;
-        let sample = context.sleeps.get(&thread).copied().unwrap_or_default();
+        if let Some(wait) = frozen.wait {
+            calls.push(sleep::timed(&wait, context.now_ns));
+            continue;
+        }
         let call = sleep::interrupted(
             thread,
             frozen.tid,
             &registers,
-            sample,
+            frozen.sample,
             &known,
             context.now_ns,
         );

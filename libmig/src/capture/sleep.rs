@@ -3,137 +3,15 @@
 //! registers; when the thread went to sleep, the scheduler says; and a sleep
 //! that was stopped once already is in the process's `ledger`.
 
-use std::{collections::BTreeMap, time::Instant};
-
-use nix::{
-    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
-    unistd::Pid,
-};
-
-use super::interrupted::has_restart_block;
+use super::{interrupted::has_restart_block, sample::Sample, timed::TimedWait};
 use crate::{
     image::{self, InterruptedSleep, Registers},
-    inspect::process,
     sys::{HostPid, process_vm, ptrace::reg, remote::ledger::Note},
 };
 
-/// What was seen of the sleeping threads just before the freeze: being
-/// stopped is to run.
-pub(super) type Samples = BTreeMap<HostPid, Sample>;
-
-/// A thread that is blocked in a call with a timeout.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Sample {
-    /// Nanoseconds since it last ran.
-    slept_ns: Option<u64>,
-    /// For restart_syscall(2): the call that it stands for.
-    number: Option<i64>,
-}
-
-/// Looks at the threads that sleep with a timeout: some 30 us for each, little
-/// for the others.
-pub(super) fn sample(processes: &[HostPid]) -> Samples {
-    let mut clocks = SchedulerClocks::new();
-    let threads = processes
-        .iter()
-        .flat_map(|pid| process::threads(*pid).unwrap_or_default());
-    threads
-        .filter_map(|thread| Some((thread, sample_one(thread, &mut clocks)?)))
-        .collect()
-}
-
-fn sample_one(thread: HostPid, clocks: &mut SchedulerClocks) -> Option<Sample> {
-    // "35 0x7ffc.. 0x0 ...": number and arguments of a blocked thread's call.
-    let text = process::small_file(thread, "syscall").ok()?;
-    let mut words = text.split(' ');
-    let number = words.next()?.parse().ok()?;
-    let arguments: Vec<u64> = words
-        .map_while(|word| u64::from_str_radix(word.strip_prefix("0x")?, 16).ok())
-        .collect();
-    match number {
-        libc::SYS_restart_syscall => Some(Sample {
-            slept_ns: None,
-            number: restarted_call(thread, *arguments.first()?),
-        }),
-        libc::SYS_futex if !is_plain_wait(*arguments.get(1)?) => None,
-        number if request_of(number).is_some() => Some(Sample {
-            slept_ns: clocks.since_it_ran(thread),
-            number: None,
-        }),
-        _ => None,
-    }
-}
-
-/// The scheduler's clocks, one for each CPU, which only a task that runs there
-/// can read. The calling thread visits the CPUs, and goes home when dropped.
-struct SchedulerClocks {
-    /// Affinity of the calling thread; none when it cannot be read.
-    home: Option<CpuSet>,
-    read: BTreeMap<u32, (u64, Instant)>,
-}
-
-impl SchedulerClocks {
-    fn new() -> Self {
-        Self {
-            home: sched_getaffinity(Pid::from_raw(0)).ok(),
-            read: BTreeMap::new(),
-        }
-    }
-
-    /// Nanoseconds since a sleeping thread ran.
-    fn since_it_ran(&mut self, thread: HostPid) -> Option<u64> {
-        let ran = process::last_ran_ns(thread)?;
-        self.now(process::stat(thread).ok()?.cpu)?.checked_sub(ran)
-    }
-
-    fn now(&mut self, cpu: u32) -> Option<u64> {
-        if !self.read.contains_key(&cpu) {
-            // No home to go back to: stay there.
-            self.home?;
-            let mut only = CpuSet::new();
-            only.set(usize::try_from(cpu).ok()?).ok()?;
-            sched_setaffinity(Pid::from_raw(0), &only).ok()?;
-            self.read
-                .insert(cpu, (process::scheduler_now_ns()?, Instant::now()));
-        }
-        let (clock, at) = self.read[&cpu];
-        clock.checked_add(u64::try_from(at.elapsed().as_nanos()).ok()?)
-    }
-}
-
-impl Drop for SchedulerClocks {
-    fn drop(&mut self) {
-        if let (Some(home), false) = (&self.home, self.read.is_empty())
-            && let Err(error) = sched_setaffinity(Pid::from_raw(0), home)
-        {
-            tracing::warn!(%error, "cannot leave the CPU that a sleeper was on");
-        }
-    }
-}
-
-/// Which call a restarted one is: the kernel function that it waits in tells.
-fn restarted_call(thread: HostPid, first_argument: u64) -> Option<i64> {
-    /// Clock numbers are small; nanosleep's first argument is an address.
-    const CLOCKS: u64 = 64;
-    let wchan = process::small_file(thread, "wchan").ok()?;
-    if wchan.contains("futex") {
-        Some(libc::SYS_futex)
-    } else if wchan.contains("poll") {
-        Some(libc::SYS_poll)
-    } else if wchan.contains("nanosleep") || wchan.contains("nsleep") {
-        Some(if first_argument < CLOCKS {
-            libc::SYS_clock_nanosleep
-        } else {
-            libc::SYS_nanosleep
-        })
-    } else {
-        None
-    }
-}
-
 /// Where a call keeps its relative timeout.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Request {
+pub(super) enum Request {
     /// A timespec at the address in this register; what is left is written to
     /// the address in the other when the call is interrupted.
     Timespec { asked: usize, left: Option<usize> },
@@ -141,7 +19,7 @@ enum Request {
     Milliseconds,
 }
 
-fn request_of(number: i64) -> Option<Request> {
+pub(super) fn request_of(number: i64) -> Option<Request> {
     match number {
         libc::SYS_nanosleep => Some(Request::Timespec {
             asked: reg::RDI,
@@ -160,7 +38,7 @@ fn request_of(number: i64) -> Option<Request> {
     }
 }
 
-/// A call with a restart block.
+/// An interrupted call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Interrupted {
     /// The call that the program made; in the registers it may be
@@ -168,6 +46,18 @@ pub(super) struct Interrupted {
     pub(super) number: i64,
     /// Its remaining time; `None` for an absolute deadline, which needs no help.
     pub(super) sleep: Option<InterruptedSleep>,
+}
+
+/// The call of a wait that the kernel keeps nothing of.
+pub(super) fn timed(wait: &TimedWait, now_ns: u64) -> Option<Interrupted> {
+    let sleep = InterruptedSleep {
+        number: wait.number.cast_unsigned(),
+        remaining_ns: wait.left_ns(now_ns)?,
+    };
+    Some(Interrupted {
+        number: wait.number,
+        sleep: Some(sleep),
+    })
 }
 
 /// The call that a stopped thread was in, if it has a restart block. `notes`
@@ -242,7 +132,7 @@ fn relative(
 }
 
 /// FUTEX_WAIT takes a relative timeout, FUTEX_WAIT_BITSET an absolute one.
-fn is_plain_wait(operation: u64) -> bool {
+pub(super) fn is_plain_wait(operation: u64) -> bool {
     const COMMAND: u64 = 0x7f;
     operation & COMMAND == 0
 }
@@ -293,8 +183,8 @@ mod tests {
         let mut registers = restarted();
         registers[reg::RSI] = 9 | 128; // FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG
         let sample = Sample {
-            slept_ns: None,
             number: Some(libc::SYS_futex),
+            ..Sample::default()
         };
         let found = interrupted(HERE, 5, &registers, sample, &[], 0).unwrap();
         assert_eq!(

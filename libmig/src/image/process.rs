@@ -187,11 +187,12 @@ pub struct Rseq {
     pub signature: u32,
 }
 
-/// A system call whose timeout the kernel kept in a restart block, which no
-/// one can read: it is issued again with the time that was left.
+/// A system call with a relative timeout that the kernel kept where no one can
+/// read it, or nowhere: it is issued again with the time that was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterruptedSleep {
-    /// System call number (nanosleep, clock_nanosleep, poll, futex).
+    /// System call number: nanosleep, clock_nanosleep, poll, futex, and those of
+    /// epoll_wait's kind.
     pub number: u64,
     /// Nanoseconds left when the job was frozen.
     pub remaining_ns: u64,

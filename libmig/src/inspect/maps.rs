@@ -7,7 +7,7 @@ use std::io;
 
 use crate::sys::{
     HostPid, process_vm,
-    remote::{Foothold, Injector, Site, foothold::PADDING_LEN, ledger::LEDGER_LEN},
+    remote::{Foothold, Injector, Site, foothold::PADDING_LEN, ledger::LEDGER_LEN, rewait},
 };
 
 /// First byte past user space with 47-bit addresses.
@@ -189,6 +189,18 @@ pub fn ledger_place(pid: HostPid) -> io::Result<Option<u64>> {
     let areas = read(pid)?;
     Ok(match find_foothold(pid, &areas) {
         Ok(Foothold::Padding(at)) => Some(at - LEDGER_LEN as u64),
+        _ => None,
+    })
+}
+
+/// Where the [detour](crate::sys::remote::rewait) of a process is or can be.
+///
+/// # Errors
+/// As [`ledger_place`].
+pub fn detour_place(pid: HostPid) -> io::Result<Option<u64>> {
+    let areas = read(pid)?;
+    Ok(match find_foothold(pid, &areas) {
+        Ok(Foothold::Padding(at)) => Some(rewait::place(at + PADDING_LEN as u64)),
         _ => None,
     })
 }

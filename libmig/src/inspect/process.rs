@@ -116,6 +116,8 @@ pub struct Status {
     pub seccomp: u32,
     /// SigPnd, ShdPnd, SigBlk, SigIgn, SigCgt.
     pub signals: [u64; 5],
+    /// How often it has gone to sleep by itself; a ptrace stop counts, too.
+    pub voluntary_switches: u64,
 }
 
 impl Status {
@@ -170,12 +172,13 @@ pub fn parse_status(text: &[u8]) -> Option<Status> {
             "SigBlk" => status.signals[2] = hex(value)?,
             "SigIgn" => status.signals[3] = hex(value)?,
             "SigCgt" => status.signals[4] = hex(value)?,
+            "voluntary_ctxt_switches" => status.voluntary_switches = value.parse().ok()?,
             _ => continue,
         }
         seen += 1;
     }
     // All but Umask and Seccomp (not configured) are always there.
-    (seen >= 18).then_some(status)
+    (seen >= 19).then_some(status)
 }
 
 /// Children of all threads of a process, in the reader's pid namespace.

@@ -176,7 +176,11 @@ impl Building {
                 Some(interrupted) => {
                     let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
                     let sleep = sleep::left(*interrupted, then, &now);
-                    sleep::resume(task, thread, sleep, self.injector, call)?
+                    if sleep::is_forgotten(sleep) {
+                        sleep::wait_again(thread, task.host(), sleep, &now)
+                    } else {
+                        sleep::resume(task, thread, sleep, self.injector, call)?
+                    }
                 }
                 None => thread.registers,
             });

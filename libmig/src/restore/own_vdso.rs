@@ -12,7 +12,7 @@ use crate::{
     api::Obstacle,
     image::{MemoryImage, Pid},
     inspect::maps,
-    sys::{HostPid, process_vm},
+    sys::{HostPid, process_vm, remote::rewait},
 };
 
 /// This kernel's vDSO: its code, and how it lies in memory.
@@ -109,8 +109,17 @@ impl OwnVdso {
         {
             return Err(obstacle(pid, "could not be placed at its address").into());
         }
-        let (Some((address, _)), Some(source)) = (place.old, &memory.vdso) else {
+        let Some(source) = &memory.vdso else {
             return Ok(());
+        };
+        let Some((address, _)) = place.old else {
+            // A signal frame may lead back to it.
+            return if rewait::is_in(&source.code) {
+                rewait::install(process, rewait::place(code + self.code.len() as u64))
+                    .map_err(host(format!("write into the vDSO of pid {pid}")))
+            } else {
+                Ok(())
+            };
         };
         let patched = vdso::redirected(&source.code, &self.code, code)
             .map_err(|error| obstacle(pid, &error.to_string()))?;

@@ -2,6 +2,8 @@
 //! time that was left, and interrupted at once, so that the kernel here has a
 //! restart block of its own, with the right deadline.
 
+use std::io;
+
 use super::{
     clocks,
     error::{RestoreError, host, trace},
@@ -17,6 +19,7 @@ use crate::{
         remote::{
             Injector,
             ledger::{self, Note},
+            rewait::{self, Waiting},
         },
     },
 };
@@ -65,6 +68,33 @@ pub(super) fn resume(
     Ok(registers)
 }
 
+/// A wait of which the kernel would keep nothing: the thread makes its call
+/// again with the time that is left. What cannot be prepared is made again as it was.
+pub(super) fn wait_again(
+    thread: &Thread,
+    task: HostPid,
+    sleep: InterruptedSleep,
+    now: &Clocks,
+) -> Registers {
+    let now_ns = u64::try_from(now.monotonic_ns).unwrap_or(0);
+    let waiting = Waiting {
+        registers: thread.registers,
+        deadline_ns: now_ns.saturating_add(sleep.remaining_ns),
+    };
+    let entered = maps::detour_place(task)
+        .and_then(|place| place.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .and_then(|place| rewait::enter(task, place, &waiting, sleep.remaining_ns));
+    entered.unwrap_or_else(|error| {
+        tracing::warn!(tid = thread.tid, %error, "a wait begins anew");
+        thread.registers
+    })
+}
+
+/// Whether an interrupted call is one for [`wait_again`].
+pub(super) fn is_forgotten(sleep: InterruptedSleep) -> bool {
+    i64::try_from(sleep.number).is_ok_and(|number| rewait::timeout_of(number).is_some())
+}
+
 /// Notes the deadlines in the process, for the next time that it is captured:
 /// once restarted, its sleeps are known to the kernel alone. `then` are the
 /// job's clocks when it was captured.
@@ -80,7 +110,7 @@ pub(super) fn note(
         .iter()
         .zip(registers)
         .filter_map(|(thread, registers)| {
-            let sleep = thread.sleep?;
+            let sleep = thread.sleep.filter(|sleep| !is_forgotten(*sleep))?;
             let number = u32::try_from(sleep.number).ok()?;
             let deadline_ns = then_ns.saturating_add(sleep.remaining_ns);
             Some(Note::new(thread.tid, number, deadline_ns, registers))

@@ -72,6 +72,14 @@ const fn sleep(name: &'static str, args: &'static [&'static str]) -> Workload {
     .single()
 }
 
+/// One that lasts for several moves.
+const fn long(name: &'static str, args: &'static [&'static str]) -> Workload {
+    sleep(name, args)
+        .broken_by(&[])
+        .ticking_every(2500)
+        .not_stoppable()
+}
+
 const SLEEPS: &[Workload] = &[
     sleep("sleep-nanosleep", &["--mode", "nanosleep"]),
     sleep("sleep-long", &["--mode", "nanosleep", "--ms", "3000"])
@@ -90,6 +98,28 @@ const SLEEPS: &[Workload] = &[
     sleep("sleep-futex-abs-real", &["--mode", "futex_abs_real"]),
     sleep("sleep-sem", &["--mode", "sem_wait"]),
     sleep("sleep-sigtimedwait", &["--mode", "sigtimedwait"]).not_stoppable(),
+    sleep("sleep-ppoll-fixed", &["--mode", "ppoll_fixed"]).not_stoppable(),
+    sleep(
+        "sleep-epoll-alarm",
+        &["--mode", "epoll_alarm", "--ms", "300"],
+    )
+    .broken_by(&["long"]),
+    long(
+        "sleep-long-epoll",
+        &["--mode", "epoll_wait", "--ms", "2500"],
+    ),
+    long(
+        "sleep-long-epoll-pwait2",
+        &["--mode", "epoll_pwait2", "--ms", "2500"],
+    ),
+    long(
+        "sleep-long-sigtimedwait",
+        &["--mode", "sigtimedwait", "--ms", "2500"],
+    ),
+    long(
+        "sleep-long-ppoll-fixed",
+        &["--mode", "ppoll_fixed", "--ms", "2500"],
+    ),
     // The library hides EINTR here.
     sleep("sleep-cond", &["--mode", "cond_timedwait"]).broken_by(&["short", "long"]),
 ];

@@ -147,6 +147,14 @@ impl Stopped {
         Ok(())
     }
 
+    /// Replaces the registers that dropping or [`Stopped::release`] puts back, and
+    /// leaves those that the thread has.
+    pub fn put_back_instead(&mut self, registers: &Registers) {
+        if let OnDrop::PutBack(guard) = &mut self.on_drop {
+            guard.registers = *registers;
+        }
+    }
+
     /// The signals that [`Stopped::guard`] was told of.
     #[must_use]
     pub fn signals(&self) -> SignalState {

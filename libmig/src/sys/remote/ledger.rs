@@ -15,7 +15,7 @@ use crate::{
 /// Bytes that a ledger takes.
 pub const LEDGER_LEN: usize = HEADER + CAPACITY * NOTE;
 /// Notes that fit; the sleeps of further threads start again after a second stop.
-pub const CAPACITY: usize = 31;
+pub const CAPACITY: usize = 30;
 const HEADER: usize = 16;
 const NOTE: usize = 24;
 /// A name of our own, so that nothing else is taken for a ledger.

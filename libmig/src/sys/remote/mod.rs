@@ -21,6 +21,7 @@ mod injector;
 pub mod ledger;
 mod plan;
 mod results;
+pub mod rewait;
 
 pub use batch::{Arg, Batch, DataRef, Slot};
 pub use foothold::Foothold;
