@@ -21,7 +21,12 @@ use libmig::{
         Backing, BulkTarget, LiveProcess, Mapping, Process, ProcessKind, SharedAccess, SharedKind,
     },
     inspect::process,
-    sys::{HostPid, cgroup::JobGroup, ptrace::reg},
+    sys::{
+        HostPid,
+        cgroup::JobGroup,
+        ptrace::reg,
+        sched::{self, Shared},
+    },
 };
 
 /// Keeps every page.
@@ -150,6 +155,22 @@ fn a_signal_during_the_freeze_is_delivered_as_ever() {
     }
 }
 
+/// Most of the time a parent waits in vfork, where it cannot stop.
+#[test]
+fn a_program_that_spawns_all_the_time_is_frozen_at_once() {
+    let victim = Victim::start_below_init("spawner", &[]);
+    for _ in 0..60 {
+        let frozen = freeze(victim.init()).unwrap();
+        let all: Vec<HostPid> = frozen.processes().collect();
+        assert!(!all.is_empty());
+        let sharing = |child: &HostPid| sched::share(all[0], *child, Shared::Memory).unwrap();
+        assert!(!all[1..].iter().any(sharing), "a child before its exec");
+        frozen.thaw();
+        thread::sleep(Duration::from_millis(3));
+    }
+    victim.assert_unharmed();
+}
+
 /// `state.c`, with what it says of itself.
 fn state() -> (Victim, BTreeMap<String, u64>) {
     let mut victim = Victim::start_below_init("state", &[]);
@@ -234,9 +255,7 @@ fn capture_state() -> (Victim, Tree) {
     let (victim, facts) = state();
     let host = process::children(victim.init()).unwrap()[0];
     let main = process::status(host).unwrap().own_id().unwrap();
-    until("the main thread waits", || {
-        process::stat(host).unwrap().state == b'S'
-    });
+    pauses(host);
     let mut frozen = freeze(victim.init()).unwrap();
     let captured = capture(&mut frozen);
     let mut pages = Pages::default();
@@ -464,9 +483,10 @@ fn memory_of_every_kind_is_captured() {
 #[test]
 fn a_second_capture_finds_the_same() {
     let (victim, facts) = state();
-    pauses(process::children(victim.init()).unwrap()[0]);
     let mut images = Vec::new();
     for _ in 0..3 {
+        // On its way back into a call a thread has other registers than in it.
+        pauses(process::children(victim.init()).unwrap()[0]);
         let mut frozen = freeze(victim.init()).unwrap();
         let mut image = capture(&mut frozen).image;
         frozen.thaw();

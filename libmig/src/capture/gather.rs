@@ -3,7 +3,8 @@
 //! Two phases, since a thread takes 25 to 500 us to stop: all are asked, then
 //! all are waited for; repeated until a look at `/proc` finds nobody new.
 //! Children that are born meanwhile arrive attached (PTRACE_O_TRACEFORK and its
-//! like). Never PTRACE_O_EXITKILL: when this process dies, the kernel detaches
+//! like). A parent in vfork(2) cannot stop before its child lets go of the address
+//! space that they share: the child runs until it does. Never PTRACE_O_EXITKILL: when this process dies, the kernel detaches
 //! and the tree runs on.
 
 use std::{
@@ -30,7 +31,7 @@ use crate::{
 /// How long a thread may take to stop before the freeze is given up.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long before it is asked why.
-const HURRY: Duration = Duration::from_millis(20);
+const HURRY: Duration = Duration::from_millis(5);
 
 /// Threads in ptrace stops, and the signal of a job control stop.
 pub(super) type Caught = BTreeMap<HostPid, (Stopped, Option<i32>)>;
@@ -58,6 +59,7 @@ pub(super) fn descendants(init: HostPid) -> Result<Vec<HostPid>, CaptureError> {
 pub(super) const OPTIONS: Options = Options::PTRACE_O_TRACECLONE
     .union(Options::PTRACE_O_TRACEFORK)
     .union(Options::PTRACE_O_TRACEVFORK)
+    .union(Options::PTRACE_O_TRACEEXEC)
     .union(Options::PTRACE_O_TRACESYSGOOD);
 
 /// Threads on their way into ptrace stops.
@@ -66,6 +68,8 @@ pub(super) struct Gathering {
     /// Attached, not yet seen to stop.
     seized: BTreeSet<HostPid>,
     stopped: Caught,
+    /// Children of vfork, on their way to execve or their end.
+    borrowers: BTreeSet<HostPid>,
     /// Ended while we looked, or had before.
     dead: BTreeSet<HostPid>,
 }
@@ -130,27 +134,35 @@ impl Gathering {
                 Ok(status) if status.tracer != 0 => {
                     Err(obstacle(hindrance::traced(pid, status.tracer)))
                 }
-                // Children that it had are the init's now: worth another look.
-                _ if is_zombie(thread) => Ok(self.dead.insert(thread)),
-                Err(gone) if is_gone(&gone) => Ok(true),
-                _ => Err(error.into()),
+                _ => match process::stat(thread) {
+                    // Children that it had are the init's now: worth another look.
+                    Ok(stat) if matches!(stat.state, b'Z' | b'X') => Ok(self.dead.insert(thread)),
+                    Err(gone) if is_gone(&gone) => Ok(true),
+                    _ => Err(error.into()),
+                },
             },
         }
     }
 
     /// Waits until a thread is in the stop that we asked for.
     fn settle(&mut self, thread: HostPid) -> Result<(), CaptureError> {
+        if !self.seized.contains(&thread) {
+            return Ok(()); // it was, with its parent
+        }
         loop {
             let (mut stopped, event) = match self.wait(thread)? {
                 Waited::Stopped(stopped, event) => (stopped, event),
                 Waited::Exited(_) => {
                     self.seized.remove(&thread);
+                    self.borrowers.remove(&thread);
                     self.dead.insert(thread);
                     return Ok(());
                 }
             };
             stopped.detach_on_drop();
+            let borrows = self.borrowers.contains(&thread) && event != Event::Exec;
             match event {
+                Event::Stop if borrows => {}
                 Event::Stop | Event::GroupStop(_) => {
                     let signal = if let Event::GroupStop(signal) = event {
                         Some(signal)
@@ -161,33 +173,57 @@ impl Gathering {
                     self.stopped.insert(thread, (stopped, signal));
                     return Ok(());
                 }
+                Event::Exec => _ = self.borrowers.remove(&thread),
+                Event::Fork(child) | Event::Clone(child) => _ = self.seized.insert(child),
+                _ => {}
+            }
+            if !borrows {
+                // Whatever trapped it took the place of the stop that was asked for.
+                ptrace::interrupt(thread)?;
+            }
+            stopped.cont(match event {
                 // Still to be delivered, as if we were not here; our stop follows.
-                Event::Signal(signal) => _ = stopped.cont(signal)?,
-                Event::Fork(child) | Event::Clone(child) => {
-                    self.seized.insert(child);
-                    stopped.cont(0)?;
-                }
-                Event::Vfork(child) => {
-                    self.seized.insert(child);
-                    self.stopped.insert(thread, (stopped, None));
-                    self.seized.remove(&thread);
-                    return Err(obstacle(hindrance::vfork(thread)));
-                }
-                _ => _ = stopped.cont(0)?,
+                Event::Signal(signal) => signal,
+                _ => 0,
+            })?;
+            if let Event::Vfork(child) = event {
+                self.let_borrow(child)?;
             }
         }
     }
 
-    fn wait(&self, thread: HostPid) -> Result<Waited, CaptureError> {
+    /// Waits until the child of a vfork has let go of its parent's address space.
+    fn let_borrow(&mut self, child: HostPid) -> Result<(), CaptureError> {
+        self.borrowers.insert(child);
+        self.seized.insert(child);
+        // It was quicker to stop than its parent.
+        if let Some((stopped, signal)) = self.stopped.remove(&child) {
+            if signal.is_some() {
+                self.stopped.insert(child, (stopped, signal));
+                self.borrowers.remove(&child);
+                self.seized.remove(&child);
+                return Err(obstacle(hindrance::vfork(child)));
+            }
+            stopped.cont(0)?;
+        }
+        self.settle(child)
+    }
+
+    fn wait(&mut self, thread: HostPid) -> Result<Waited, CaptureError> {
         let begin = Instant::now();
         match ptrace::wait_until(thread, begin + HURRY) {
             Err(PtraceError::Stuck { .. }) => {}
             other => return Ok(other?),
         }
-        if waits_for_vfork(thread) {
-            return Err(obstacle(hindrance::vfork(thread)));
+        for child in sharers(thread) {
+            if !self.borrowers.contains(&child) && !self.dead.contains(&child) {
+                self.let_borrow(child)?;
+            }
         }
         match ptrace::wait_until(thread, begin + PATIENCE) {
+            Err(PtraceError::Stuck { .. }) if self.borrowers.contains(&thread) => {
+                Err(obstacle(hindrance::vfork(thread)))
+            }
             Err(PtraceError::Stuck { .. }) => Err(obstacle(hindrance::stuck(thread))),
             other => Ok(other?),
         }
@@ -201,6 +237,10 @@ impl Gathering {
         }
         // Those that had not stopped yet do so now that the others run.
         let deadline = Instant::now() + PATIENCE;
+        for thread in mem::take(&mut self.borrowers) {
+            // It is running; one that has ended needs no detaching.
+            drop(ptrace::interrupt(thread));
+        }
         for thread in mem::take(&mut self.seized) {
             if let Ok(Waited::Stopped(stopped, event)) = ptrace::wait_until(thread, deadline) {
                 match event {
@@ -216,14 +256,11 @@ pub(super) fn is_zombie(pid: HostPid) -> bool {
     process::stat(pid).is_ok_and(|stat| matches!(stat.state, b'Z' | b'X'))
 }
 
-/// Whether a thread is in vfork(2): the kernel lets it wait uninterruptibly
-/// until the child lets go of the address space that they share.
-fn waits_for_vfork(thread: HostPid) -> bool {
-    process::children(thread)
-        .or_else(|_| process::stat(thread).map(|_| Vec::new()))
-        .is_ok_and(|children| {
-            children
-                .into_iter()
-                .any(|child| sched::share(thread, child, Shared::Memory).unwrap_or(false))
-        })
+/// The children for which threads of a process wait in vfork(2), uninterruptibly: those
+/// with which it shares the address space.
+fn sharers(thread: HostPid) -> Vec<HostPid> {
+    let shares = |child: &HostPid| sched::share(thread, *child, Shared::Memory).unwrap_or(false);
+    let mut children = process::children(thread).unwrap_or_default();
+    children.retain(shares);
+    children
 }

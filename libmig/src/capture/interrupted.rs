@@ -43,6 +43,9 @@ const LEAKS_EINTR: [i64; 25] = [
     libc::SYS_msgrcv,
 ];
 
+/// Length of the instruction.
+const SYSCALL_LEN: u64 = 2;
+
 /// The registers that the thread would have without our stop. With -514 the
 /// kernel's own rule decides: the call fails with EINTR if a handler runs, and
 /// is made again if not.
@@ -60,7 +63,20 @@ pub(super) fn amended(
     if leaked {
         amended[reg::RAX] = (-ERESTARTNOHAND).cast_unsigned();
     }
+    if is_about_to_restart(registers) {
+        amended[reg::RIP] += SYSCALL_LEN;
+        amended[reg::RAX] = (-ERESTART_RESTARTBLOCK).cast_unsigned();
+    }
     amended
+}
+
+/// Whether the kernel has changed the call to restart_syscall(2), which means nothing to
+/// another kernel, and the thread was stopped again before it made it. The call left the
+/// address behind it in rcx.
+fn is_about_to_restart(registers: &Registers) -> bool {
+    registers[reg::ORIG_RAX].cast_signed() >= 0
+        && registers[reg::RAX].cast_signed() == libc::SYS_restart_syscall
+        && registers[reg::RCX] == registers[reg::RIP].wrapping_add(SYSCALL_LEN)
 }
 
 /// The registers for another kernel: a restart block stays behind, and the
@@ -128,6 +144,24 @@ mod tests {
         assert_eq!(amended(&close, || None), close);
         let outside = stopped_in(-1, -4);
         assert_eq!(amended(&outside, || None), outside);
+    }
+
+    #[test]
+    fn a_restart_that_has_not_begun_is_taken_back() {
+        let sleeping = stopped_in(libc::SYS_nanosleep, -516);
+        let mut restarting = stopped_in(libc::SYS_nanosleep, libc::SYS_restart_syscall);
+        assert_eq!(
+            amended(&restarting, || None),
+            restarting,
+            "a call of its own"
+        );
+        restarting[reg::RCX] = 0x1000;
+        restarting[reg::RIP] = 0x1000 - SYSCALL_LEN;
+        let again = amended(&restarting, || None);
+        assert_eq!(
+            (again[reg::RIP], again[reg::RAX]),
+            (0x1000, sleeping[reg::RAX])
+        );
     }
 
     #[test]
