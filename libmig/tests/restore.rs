@@ -369,6 +369,39 @@ fn threads_keep_their_ids_and_all_run() {
 }
 
 #[test]
+fn threads_are_bound_to_those_of_their_cpus_that_the_node_has() {
+    let capsule = Capsule::new();
+    let own = fs::read_to_string("/proc/thread-self/status").unwrap();
+    let all = line(&own, "Cpus_allowed_list:");
+    let last = all.rsplit([',', '-']).next().unwrap();
+    let (number, absent) = (last.parse().unwrap(), 1023);
+    let bound = |tid, cpus: &[u32]| {
+        let mut thread = thread(tid, COUNT);
+        thread.affinity = Some(cpus.to_vec());
+        thread
+    };
+    let threads = vec![
+        bound(77, &[number]),
+        bound(78, &[number, absent]),
+        bound(79, &[absent]),
+    ];
+    let image = job(vec![process(77, INIT, 77, INIT, live(threads))]);
+    let complete = restore(&capsule, &image);
+    let pid = host_pid(&complete, 77);
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut masks: Vec<(i32, String)> = tasks
+        .map(|task| fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+        .map(|status| {
+            let mask = line(&status, "Cpus_allowed_list:").to_owned();
+            (innermost(&status, "NSpid:"), mask)
+        })
+        .collect();
+    masks.sort_unstable();
+    let expected = [(77, last), (78, last), (79, all)].map(|(tid, mask)| (tid, mask.to_owned()));
+    assert_eq!(masks, expected);
+}
+
+#[test]
 fn a_tree_has_its_sessions_groups_and_zombies() {
     let capsule = Capsule::new();
     let program = |pid| live(vec![thread(pid, COUNT)]);

@@ -151,12 +151,17 @@ static void affinity(struct report *report)
 			put(report, "CPU %d", cpu);
 }
 
-/* The last of those that it may use. */
+static cpu_set_t original;
+
+/* The last that there is, although those who started it may be bound to others. */
 static void set_affinity(void)
 {
 	cpu_set_t set, one;
 	int last = 0;
+	memset(&set, 0xff, sizeof set);
+	MUST(sched_setaffinity(0, sizeof set, &set));
 	MUST(sched_getaffinity(0, sizeof set, &set));
+	original = set;
 	for (int cpu = 0; cpu < 256; cpu++)
 		if (CPU_ISSET(cpu, &set))
 			last = cpu;
@@ -164,8 +169,6 @@ static void set_affinity(void)
 	CPU_SET(last, &one);
 	MUST(sched_setaffinity(0, sizeof one, &one));
 }
-
-static cpu_set_t original;
 
 static void damage_affinity(void)
 {
@@ -230,7 +233,6 @@ int main(int argc, char **argv)
 	static struct report first, later;
 	const struct mode *mode = NULL;
 	wl_init(argc, argv);
-	MUST(sched_getaffinity(0, sizeof original, &original));
 	for (size_t i = 0; i < sizeof modes / sizeof *modes; i++)
 		if (wl_mode(modes[i].name))
 			mode = &modes[i];

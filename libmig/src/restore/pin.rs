@@ -7,7 +7,10 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::{image::Thread, sys::HostPid};
+use crate::{
+    image::{self, Thread},
+    sys::HostPid,
+};
 
 /// The calling thread and a husk on one CPU. Dropped, the thread has its CPUs
 /// back; husks get theirs by [`Pin::unpin`].
@@ -43,21 +46,39 @@ impl Pin {
         pinned
     }
 
-    /// Gives a finished thread the CPUs that it had been bound to, or all that
-    /// the node offers to the job.
+    /// Gives a finished thread the CPUs that it had been bound to: those of them
+    /// that this node has. When it has none of them, or the thread was not bound,
+    /// all that the node offers to the job.
     pub(super) fn unpin(&self, task: HostPid, thread: &Thread) {
         let Some(offered) = &self.husk else { return };
-        let mut wanted = CpuSet::new();
-        for cpu in thread.affinity.iter().flatten() {
-            let known = usize::try_from(*cpu).is_ok_and(|cpu| wanted.set(cpu).is_ok());
-            tracing::trace!(cpu, known, "affinity");
-        }
-        // A node without the CPUs named (EINVAL) leaves the thread on any.
-        let bound = thread.affinity.is_some() && sched_setaffinity(task.into(), &wanted).is_ok();
+        let bound = thread
+            .affinity
+            .as_ref()
+            .is_some_and(|cpus| bind(task, thread.tid, cpus));
         if !bound && let Err(error) = sched_setaffinity(task.into(), offered) {
             tracing::warn!(tid = thread.tid, %error, "thread stays on one CPU");
         }
     }
+}
+
+/// Whether the node has any of these CPUs: the kernel leaves out the others.
+fn bind(task: HostPid, tid: image::Pid, cpus: &[u32]) -> bool {
+    let mut wanted = CpuSet::new();
+    for cpu in cpus {
+        let known = usize::try_from(*cpu).is_ok_and(|cpu| wanted.set(cpu).is_ok());
+        tracing::trace!(cpu, known, "affinity");
+    }
+    let bound = sched_setaffinity(task.into(), &wanted).is_ok();
+    if !bound {
+        tracing::warn!(
+            tid,
+            ?cpus,
+            "this node has no CPU of a thread's mask: it may use all"
+        );
+    } else if sched_getaffinity(task.into()).is_ok_and(|set| set != wanted) {
+        tracing::warn!(tid, ?cpus, "this node has not all CPUs of a thread's mask");
+    }
+    bound
 }
 
 impl Drop for Pin {
