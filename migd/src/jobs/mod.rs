@@ -24,6 +24,7 @@ mod tests;
 pub(crate) mod watch;
 
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use libmig::api::{Code, ExitRecord, Failure, JobId, NodeName, Phase};
 use libmig::image::FileLock;
@@ -34,6 +35,10 @@ use crate::balancer::Balance;
 use crate::load::Meters;
 use record::{Arrival, Committed, JobRecord, Report};
 use registry::{JobView, Registry, Relock, Ruled};
+
+/// How long a job that comes back may have to wait for the end of the copy that it left
+/// behind: the source asks the destination every half second, once they are connected.
+const LEFT_BEHIND: Duration = Duration::from_secs(2);
 
 type Message = Box<dyn FnOnce(&mut Registry) + Send>;
 
@@ -285,6 +290,12 @@ impl Jobs {
         self.call_blocking(move |r| r.gone(&job, epoch))
     }
 
+    /// Source: whether the copy that was given up in this epoch is still to be ended.
+    pub(crate) fn is_committed(&self, job: &JobId, epoch: u64) -> bool {
+        let job = job.clone();
+        self.call_blocking(move |r| r.committed.get(&job).is_some_and(|c| c.epoch == epoch))
+    }
+
     /// Source: the destination says that it never had it. True when the job
     /// is ours again by this very call: then thaw it.
     ///
@@ -295,12 +306,21 @@ impl Jobs {
         self.call_blocking(move |r| r.disowned(&job, epoch))
     }
 
-    /// Destination: keeps room for an arrival.
+    /// Destination: keeps room for an arrival. What is left here of the job from before is
+    /// waited for: its end would be the end of the new copy.
     ///
     /// # Errors
     /// When the node is full, or owns the job already.
     pub(crate) fn reserve(&self, record: JobRecord, epoch: u64, source: NodeName) -> Ruled<()> {
         let job = record.id.clone();
+        let deadline = Instant::now() + LEFT_BEHIND;
+        while Instant::now() < deadline {
+            let asked = job.clone();
+            if !self.call_blocking(move |r| r.committed.contains_key(&asked)) {
+                break;
+            }
+            std::thread::sleep(LEFT_BEHIND / 100);
+        }
         self.call_blocking(move |r| r.reserve(record, epoch, source))?;
         self.balance.begun(self.meters.now(), &job);
         Ok(())

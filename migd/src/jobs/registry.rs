@@ -361,6 +361,10 @@ impl Registry {
             let said = format!("node {} is taking in {coming} jobs already", self.node);
             return Err(Failure::new(Code::Busy, said));
         }
+        if self.committed.contains_key(&job) {
+            let said = format!("node {} still has a copy of job {job} to end", self.node);
+            return Err(Failure::new(Code::Undecided, said).hint("try again in a moment"));
+        }
         if let Some(known) = self.records.get(&job)
             && (known.is_here() || known.epoch >= epoch)
         {

@@ -189,8 +189,12 @@ async fn discard(daemon: &Daemon, arrival: Arrival) {
 async fn reap(daemon: &Daemon, entry: Committed) {
     let job = entry.job.clone();
     let done = blocking(daemon, move |d| {
-        moves::reap(d, &entry)?;
-        d.jobs.journal_gone(&entry.job, entry.epoch)
+        // Settled in the meantime, the job may be back: in the same control group.
+        if d.jobs.is_committed(&entry.job, entry.epoch) {
+            moves::reap(d, &entry)?;
+            d.jobs.journal_gone(&entry.job, entry.epoch)?;
+        }
+        Ok(())
     });
     report(&job, "reap", done.await);
 }

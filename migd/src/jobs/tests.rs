@@ -60,6 +60,11 @@ fn a_move_there_and_back_is_owned_by_one_side_at_a_time() {
         "a repeated commit changes nothing"
     );
     assert_eq!(n2.commit_answer(&node("n1"), &job, epoch), Verdict::Live);
+    // Told of it, but not yet rid of the copy: it cannot come back beside that.
+    n1.located(&job, epoch, &node("n2")).unwrap();
+    let record = n1.view(&job).unwrap().record;
+    let back = n1.reserve(record, epoch + 1, node("n2"));
+    assert_eq!(back.unwrap_err().code, Code::Undecided);
     n1.gone(&job, epoch).unwrap();
     n1.gone(&job, epoch).unwrap();
     let away = n1.view(&job).unwrap().record;

@@ -169,7 +169,7 @@ impl SourceJob for Outgoing<'_> {
 
     fn gone(&mut self, files: &[NeededFile]) -> Vec<Obstacle> {
         let root = fd::root(self.local().init);
-        root.map_or_else(|_| Vec::new(), |root| manifest::missing(&root, files))
+        root.map_or_else(|_| Vec::new(), |root| manifest::outdated(&root, files))
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {
