@@ -109,9 +109,24 @@ fn strike(lab: &Lab, point: &Point, fault: Fault, workload: &str, processes: u32
         .context("it does not go on")?;
     one_copy(lab, &name, processes)?;
     // Both daemons are well: it can go to where it is not, and come home.
+    connected(lab);
     let other = if job.node()? == "n2" { "n1" } else { "n2" };
     job.tour(&[other], 2).context("moving again")?;
     job.finish()?.expect_pass()
+}
+
+/// Waits until the nodes talk to each other: a cut is felt for as long as the kernel waits
+/// before it sends again.
+fn connected(lab: &Lab) {
+    for node in ["n1", "n2"] {
+        eventually("the nodes talk again", || {
+            let output = lab.node(node).mig(&["nodes", "--json"]);
+            let nodes: serde_json::Value =
+                serde_json::from_slice(&output.stdout).unwrap_or_default();
+            let up = |one: &serde_json::Value| one["state"] != "down";
+            nodes.as_array().is_some_and(|nodes| nodes.iter().all(up))
+        });
+    }
 }
 
 /// Waits until the home node knows where the job is, and checks that it is where it must be.

@@ -34,9 +34,9 @@ fn it_shows_what_it_promises() {
     let [shown, errors] = [output.stdout, output.stderr].map(|b| String::from_utf8(b).unwrap());
     assert!(output.status.success(), "{shown}\n{errors}");
     for act in [
-        "n1 -> n2",
-        "n2 -> n3",
-        "n3 -> n1",
+        "n1 → n2",
+        "n2 → n3",
+        "n3 → n1",
         "over all nodes",
         "All of it happened",
     ] {

@@ -16,6 +16,9 @@ pub struct NeededFile {
     pub file: FilePath,
     /// Nobody in the job can change its size: it has to be the same elsewhere.
     pub settled: bool,
+    /// st_dev and st_ino at the source, which mean nothing elsewhere.
+    #[serde(skip)]
+    pub identity: (u64, u64),
 }
 
 impl NeededFile {

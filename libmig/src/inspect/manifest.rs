@@ -70,6 +70,24 @@ pub fn missing(root: &OwnedFd, files: &[NeededFile]) -> Vec<Obstacle> {
     obstacles
 }
 
+/// Obstacles for the files of a list that are, below the root of the job itself, not what
+/// they were when the list was made: gone, or another file of that name.
+#[must_use]
+pub fn outdated(root: &OwnedFd, files: &[NeededFile]) -> Vec<Obstacle> {
+    let replaced = |needed: &&NeededFile| {
+        let found = place(root, &needed.file).and_then(|found| Ok(rustix::fs::fstat(found)?));
+        let is_open = matches!(needed.usage, Usage::Descriptor(_));
+        found.map_or_else(
+            |error| is_absent(&error),
+            |stat| is_open && (stat.st_dev, stat.st_ino) != needed.identity,
+        )
+    };
+    let replaced = files.iter().filter(replaced);
+    replaced
+        .map(|needed| obstacle(needed, ABSENT.into()))
+        .collect()
+}
+
 /// In which way the file that is there is not the one that the source has.
 #[must_use]
 pub fn difference(there: &Stat, source: &FilePath, sizes: bool) -> Option<String> {
@@ -175,7 +193,7 @@ type Identity = (u64, u64);
 
 #[derive(Default)]
 struct List {
-    files: BTreeMap<Vec<u8>, (Identity, NeededFile)>,
+    files: BTreeMap<Vec<u8>, NeededFile>,
     /// Files that somebody in the job may write to.
     written: BTreeSet<Identity>,
     bytes: usize,
@@ -271,17 +289,17 @@ impl List {
             usage,
             file,
             settled: true,
+            identity,
         };
-        self.files
-            .insert(needed.file.path.clone(), (identity, needed));
+        self.files.insert(needed.file.path.clone(), needed);
     }
 
     fn finish(self) -> Vec<NeededFile> {
         let written = self.written;
         let files = self.files.into_values();
         files
-            .map(|(identity, needed)| NeededFile {
-                settled: !written.contains(&identity),
+            .map(|needed| NeededFile {
+                settled: !written.contains(&needed.identity),
                 ..needed
             })
             .collect()

@@ -101,6 +101,21 @@ fn everything_that_is_missing_is_named_at_once() {
 }
 
 #[test]
+fn a_file_that_the_job_has_replaced_is_outdated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let open = File::create(&path).unwrap();
+    let files = vec![entry(&own(), &path).unwrap()];
+    assert_eq!(outdated(&root(), &files), []);
+    std::fs::rename(&path, dir.path().join("kept")).unwrap();
+    assert_eq!(outdated(&root(), &files).len(), 1);
+    let other = File::create(&path).unwrap();
+    assert_eq!(missing(&root(), &files), []);
+    assert_eq!(outdated(&root(), &files).len(), 1);
+    drop((open, other));
+}
+
+#[test]
 fn a_thousand_missing_files_do_not_make_a_book() {
     let all = own();
     let program = entry(&all, &std::env::current_exe().unwrap()).unwrap();

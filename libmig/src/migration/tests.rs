@@ -96,6 +96,7 @@ fn needed(name: usize) -> NeededFile {
             size: 7,
         },
         settled: true,
+        identity: (0, 0),
     }
 }
 

@@ -98,7 +98,9 @@ const SLEEPS: &[Workload] = &[
     sleep("sleep-futex-abs-real", &["--mode", "futex_abs_real"]),
     sleep("sleep-sem", &["--mode", "sem_wait"]),
     sleep("sleep-sigtimedwait", &["--mode", "sigtimedwait"]).not_stoppable(),
-    sleep("sleep-ppoll-fixed", &["--mode", "ppoll_fixed"]).not_stoppable(),
+    sleep("sleep-ppoll-fixed", &["--mode", "ppoll_fixed"])
+        .not_stoppable()
+        .broken_by(&["eintr", "long"]),
     sleep(
         "sleep-epoll-alarm",
         &["--mode", "epoll_alarm", "--ms", "300"],
