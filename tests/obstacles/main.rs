@@ -143,3 +143,31 @@ fn what_cannot_leave_is_named_also_when_the_destination_is_down() {
     job.finish().unwrap().expect_pass().unwrap();
     lab.down_and_check();
 }
+
+/// A service of the node, as a system log or a display is one.
+#[test]
+fn a_socket_towards_a_stranger_is_named() {
+    const SERVICE: &str = "import socket
+listener = socket.socket(socket.AF_UNIX); listener.bind('service'); listener.listen()
+open('listening', 'w'); peer, _ = listener.accept(); open('accepted', 'w'); peer.recv(1)";
+    const CLIENT: &str = "import socket, time
+client = socket.socket(socket.AF_UNIX); client.connect('service'); time.sleep(1000)";
+    let lab = Lab::up(2);
+    let wait = |file: &str| format!("until [ -e {file} ]; do sleep 0.01; done");
+    drop(lab.node("n1").sh(&format!(
+        "mkdir -p /opt/job; cd /opt/job; python3 -c \"{SERVICE}\" >/dev/null 2>&1 </dev/null & \
+         cd /opt/job; {}",
+        wait("listening")
+    )));
+    let client = format!("python3 -c \"{CLIENT}\" & {}", wait("accepted"));
+    let job = start(&lab, "client", &client);
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_names(
+        &stderr(&refused),
+        &["fd 3 (socket): its other end is held by a process that is not part of the job"],
+    );
+    assert_runs_on(&job);
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SharedId;
+use super::{SharedId, UnixSocket};
 
 /// Index into [`super::JobImage::files`].
 pub type FileId = u32;
@@ -92,6 +92,8 @@ pub enum FileObject {
     Shared(SharedId),
     /// The slave of a pty, opened as /dev/tty.
     ControllingTty(TtyId),
+    /// A socket of AF_UNIX.
+    Unix(Box<UnixSocket>),
 }
 
 /// Which of the job's three standard streams a pipe end is.

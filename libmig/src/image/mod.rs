@@ -9,12 +9,14 @@ mod locks;
 mod manifest;
 mod memory;
 mod process;
+mod sockets;
 
 pub use files::*;
 pub use locks::*;
 pub use manifest::*;
 pub use memory::*;
 pub use process::*;
+pub use sockets::*;
 
 use serde::{Deserialize, Serialize};
 

@@ -90,6 +90,8 @@ pub enum Kind {
     Signal,
     /// epoll_create(2).
     Epoll,
+    /// A socket, judged further in [`super::unix_socket`].
+    Socket,
 }
 
 /// Why a descriptor could not be looked at.
@@ -185,7 +187,8 @@ impl Seen {
             return self.anonymous_kind();
         }
         match FileType::from_raw_mode(self.stat.st_mode) {
-            FileType::Socket => Err(refusal::socket()),
+            FileType::Socket if self.opaque() => Err(refusal::unknown(&self.name())),
+            FileType::Socket => Ok(Kind::Socket),
             _ if self.opaque() => self.named_kind(),
             FileType::Fifo if self.link.starts_with(b"pipe:[") => Ok(Kind::Pipe),
             FileType::Fifo => Ok(Kind::Fifo),

@@ -16,6 +16,7 @@ use super::{
     proc_file::About,
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
+    unix_socket,
 };
 use crate::{
     api::Obstacle,
@@ -73,6 +74,9 @@ struct Survey<'a> {
     pipes: BTreeMap<(u64, u64), Vec<Holder>>,
     masters: Vec<u32>,
     slaves: BTreeMap<u32, Holder>,
+    /// Unix sockets by inode.
+    sockets: BTreeMap<u32, unix_socket::Socket>,
+    socket_holders: BTreeMap<u32, Holder>,
 }
 
 impl<'a> Survey<'a> {
@@ -88,6 +92,8 @@ impl<'a> Survey<'a> {
             pipes: BTreeMap::new(),
             masters: Vec::new(),
             slaves: BTreeMap::new(),
+            sockets: BTreeMap::new(),
+            socket_holders: BTreeMap::new(),
         }
     }
 
@@ -131,6 +137,7 @@ impl<'a> Survey<'a> {
                 self.slaves.entry(index).or_insert(Holder { process, seen });
             }
             Ok(Kind::ControllingTty) => self.controlling_tty(process, seen),
+            Ok(Kind::Socket) => self.socket(process, seen),
             Ok(_) => {}
         }
     }
@@ -158,6 +165,23 @@ impl<'a> Survey<'a> {
         }
     }
 
+    fn socket(&mut self, process: usize, seen: Seen) {
+        let inode = u32::try_from(seen.stat.st_ino).unwrap_or_default();
+        if self.socket_holders.contains_key(&inode) {
+            return;
+        }
+        let Ok(copy) = self.processes[process].duplicate(seen.number) else {
+            return;
+        };
+        match unix_socket::look(&copy, seen.stat.st_ino) {
+            Ok(found) => {
+                self.sockets.insert(inode, found);
+            }
+            Err(refusal) => self.refuse(process, &seen, &refusal),
+        }
+        self.socket_holders.insert(inode, Holder { process, seen });
+    }
+
     fn refuse(&mut self, process: usize, seen: &Seen, refusal: &Refusal) {
         let pid = self.processes[process].pid;
         self.obstacles.push(refusal.obstacle(pid, seen.number));
@@ -177,7 +201,24 @@ impl<'a> Survey<'a> {
                 self.refuse(holder.process, &holder.seen, &refusal);
             }
         }
+        self.stray_sockets();
         self.obstacles
+    }
+
+    fn stray_sockets(&mut self) {
+        let sockets = std::mem::take(&mut self.sockets);
+        for (inode, socket) in &sockets {
+            let holder = self.socket_holders.get(inode).cloned();
+            // A peer that is refused itself is no stranger.
+            let refused = socket.peer.is_some_and(|peer| {
+                self.socket_holders.contains_key(&peer) && !sockets.contains_key(&peer)
+            });
+            if let Some(refusal) = unix_socket::strayed(socket, *inode, &sockets)
+                && let Some(holder) = holder.filter(|_| !refused)
+            {
+                self.refuse(holder.process, &holder.seen, &refusal);
+            }
+        }
     }
 
     /// The holder of one end of a pipe whose other end someone else has: only
@@ -324,8 +365,25 @@ mod tests {
     }
 
     #[test]
+    fn a_unix_socket_needs_its_peer_or_none() {
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(travels(&one));
+        drop(other);
+        assert!(travels(&one), "nobody can write to it any more");
+        let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+        let mut child = std::process::Command::new("cat")
+            .stdin(OwnedFd::from(other))
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        assert!(refusal_of(&one).contains("other end"));
+        drop(one);
+        child.wait().unwrap();
+    }
+
+    #[test]
     fn what_belongs_to_this_node_is_named() {
-        let (socket, _peer) = std::os::unix::net::UnixStream::pair().unwrap();
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(refusal_of(socket).contains("(socket)"));
         let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
         assert!(refusal_of(inotify.unwrap()).contains("(inotify)"));

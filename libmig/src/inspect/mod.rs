@@ -21,3 +21,4 @@ pub mod smaps;
 pub mod stdio;
 pub mod text;
 pub mod timers;
+pub mod unix_socket;

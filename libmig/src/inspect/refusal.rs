@@ -58,12 +58,65 @@ pub(crate) fn locked(locks: &[String]) -> Refusal {
     }
 }
 
-/// A socket.
+/// A socket that is not of AF_UNIX.
 pub(crate) fn socket() -> Refusal {
     Refusal::new(
         "socket",
-        "sockets cannot move yet",
+        "network sockets cannot move yet",
         "move the job before it opens connections or after it has closed them",
+    )
+}
+
+/// A Unix socket whose peer someone else has, or that is connected one way only.
+pub(crate) fn foreign_socket() -> Refusal {
+    Refusal::new(
+        "socket",
+        "its other end is held by a process that is not part of the job",
+        "start both programs under one `mig exec`, or move when the connection is closed",
+    )
+}
+
+/// A Unix socket that others can connect to.
+pub(crate) fn socket_listens() -> Refusal {
+    Refusal::new(
+        "socket",
+        "it listens for connections, which cannot move yet",
+        "use socketpair(2) between processes of a job, or close it before the move",
+    )
+}
+
+/// A Unix socket with an address.
+pub(crate) fn socket_named() -> Refusal {
+    Refusal::new(
+        "socket",
+        "it has an address, or its peer accepted it at one, which cannot move yet",
+        "use socketpair(2) between processes of a job, or close it before the move",
+    )
+}
+
+/// A Unix socket in a state that passes.
+pub(crate) fn socket_busy(reason: &str) -> Refusal {
+    Refusal {
+        transient: true,
+        ..Refusal::new("socket", reason, "try again when the program has read it")
+    }
+}
+
+/// A Unix socket with an option that belongs to this node.
+pub(crate) fn socket_option(name: &str) -> Refusal {
+    Refusal::new(
+        "socket",
+        format!("it has {name}, which is about this node"),
+        "let the program switch it off before the move",
+    )
+}
+
+/// A socket that the kernel says too little about.
+pub(crate) fn socket_unknown(reason: &str) -> Refusal {
+    Refusal::new(
+        "socket",
+        format!("its peer cannot be found: {reason}"),
+        "close it before the move",
     )
 }
 

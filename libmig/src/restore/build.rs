@@ -114,6 +114,10 @@ impl Prepared {
             building.map(process.0, process.1, layout)?;
         }
         building.bury(&image.processes)?;
+        let injector = building.injector;
+        building
+            .opened
+            .connect(image, &mut building.husks, injector)?;
         building.opened.open_views(image, root.as_fd())?;
         Ok(building)
     }

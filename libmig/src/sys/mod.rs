@@ -17,6 +17,7 @@ pub mod remote;
 pub mod resource;
 pub mod sched;
 pub mod signal;
+pub mod socket;
 pub mod tty;
 pub mod tty_queue;
 

@@ -22,6 +22,7 @@ macro_rules! test_each_group {
             files: "files-";
             locks: "locks-";
             pipes: "pipes-";
+            sockets: "sockets-";
             events: "events-";
             terminals: "ptys-";
             stress: "stress-";

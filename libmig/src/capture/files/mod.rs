@@ -10,6 +10,7 @@ mod locks;
 mod object;
 mod owner;
 mod pipe;
+mod socket;
 mod table;
 mod terminal;
 mod unlinked;

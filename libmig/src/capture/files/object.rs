@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     CapsuleStdio, FileSource, FileTables, FilesError, SharedRegistry, UnlinkedContents, epoll,
     owner, pipe,
+    socket::Sockets,
     table::{Found, Table},
     terminal::Terminals,
 };
@@ -23,6 +24,7 @@ pub(super) struct Objects<'a> {
     table: &'a Table,
     shared: &'a mut SharedRegistry,
     terminals: Terminals<'a>,
+    sockets: Sockets<'a>,
     pipes: Vec<Pipe>,
     pipe_ids: BTreeMap<(u64, u64), PipeId>,
     unlinked: UnlinkedContents,
@@ -41,6 +43,7 @@ impl<'a> Objects<'a> {
             table,
             shared,
             terminals: Terminals::new(processes, stdio, table),
+            sockets: Sockets::new(processes, table),
             pipes: Vec::new(),
             pipe_ids: BTreeMap::new(),
             unlinked: UnlinkedContents::default(),
@@ -49,6 +52,7 @@ impl<'a> Objects<'a> {
     }
 
     pub(super) fn capture(mut self) -> Result<FileTables, FilesError> {
+        self.sockets.look()?;
         let mut files = Vec::with_capacity(self.table.files.len());
         for (found, file) in self.table.files.iter().zip(0..) {
             files.push(OpenFile {
@@ -106,6 +110,7 @@ impl<'a> Objects<'a> {
             Kind::Signal => FileObject::Signal {
                 mask: info.signal_mask.unwrap_or_default(),
             },
+            Kind::Socket => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
             Kind::Epoll => {
                 FileObject::Epoll(epoll::interest(self.processes, self.table, file, found)?)
             }

@@ -55,7 +55,7 @@ fn in_capsule(processes: &[FileSource<'_>], id: i32, field: &str) -> Option<Pid>
         .or_else(|| id_in_capsule(id, field))
 }
 
-fn id_in_capsule(id: i32, field: &str) -> Option<Pid> {
+pub(super) fn id_in_capsule(id: i32, field: &str) -> Option<Pid> {
     let (here, inside) = outer_and_inner(id, field)?;
     (here == id).then_some(inside)
 }

@@ -9,6 +9,7 @@ mod fifo;
 mod object;
 mod pipe;
 mod place;
+mod socket;
 mod terminal;
 mod timer;
 mod view;

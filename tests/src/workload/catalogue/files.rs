@@ -163,6 +163,69 @@ pub(super) const FILES: &[Workload] = &[
         &["order"],
     ),
     of(
+        "sockets",
+        "sockets-stream",
+        &["--mode", "stream"],
+        "stream sockets with bytes both ways",
+        &["lost", "more"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-messages",
+        &["--mode", "messages"],
+        "messages of datagram and packet sockets",
+        &["merged"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-closed",
+        &["--mode", "closed"],
+        "sockets that are half closed, ended or reset",
+        &["open"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-options",
+        &["--mode", "options"],
+        "options of sockets, and who is at the other end",
+        &["buffer", "timeout"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-user",
+        &["--mode", "options", "--user", "1"],
+        "a socket that another user has made",
+        &[],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-carried",
+        &["--mode", "carried"],
+        "descriptors and senders on their way",
+        &["plain"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-epoll",
+        &["--mode", "epoll"],
+        "epoll sets that watch sockets",
+        &["lost"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-passed",
+        &["--mode", "passed"],
+        "sockets between processes, with words on their way",
+        &["order"],
+    ),
+    of(
         "events",
         "events-eventfd",
         &["--mode", "eventfd"],

@@ -1,0 +1,269 @@
+//! Unix sockets. What waits in one is peeked at: whoever was to read it still
+//! does.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use super::{
+    FileSource, FilesError,
+    table::{Found, Table},
+};
+use crate::{
+    image::{FileId, UnixCredentials, UnixMessage, UnixPeer, UnixSocket},
+    inspect::{
+        fd::Kind,
+        refusal,
+        unix_socket::{self, Socket},
+    },
+    sys::{descriptor, socket},
+};
+
+/// What a look at a queue takes first; the default SO_SNDBUF bounds a message by it.
+const PIECE: usize = 256 * 1024;
+/// No message can be longer: SO_SNDBUF is an int.
+const LONGEST: usize = i32::MAX as usize;
+
+/// All sockets of the tree.
+pub(super) struct Sockets<'a> {
+    processes: &'a [FileSource<'a>],
+    table: &'a Table,
+    seen: BTreeMap<u32, Socket>,
+    ids: BTreeMap<u32, FileId>,
+}
+
+impl<'a> Sockets<'a> {
+    pub(super) fn new(processes: &'a [FileSource<'a>], table: &'a Table) -> Self {
+        Self {
+            processes,
+            table,
+            seen: BTreeMap::new(),
+            ids: BTreeMap::new(),
+        }
+    }
+
+    /// Who is whose peer, before any is captured.
+    pub(super) fn look(&mut self) -> Result<(), FilesError> {
+        for (file, found) in (0..).zip(&self.table.files) {
+            if found.kind == Kind::Socket {
+                let look = unix_socket::look(&found.copy, found.seen.stat.st_ino);
+                let look = look.map_err(|refusal| found.refused(&refusal))?;
+                self.seen.insert(inode(found), look);
+                self.ids.insert(inode(found), file);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn capture(&self, found: &Found) -> Result<UnixSocket, FilesError> {
+        let seen = self.seen[&inode(found)];
+        if let Some(refusal) = unix_socket::strayed(&seen, inode(found), &self.seen) {
+            return Err(found.refused(&refusal));
+        }
+        let part = |part| found.host::<io::Error>(part);
+        let option = |name| socket::option(&found.copy, name);
+        let time = |name| socket::timeout(&found.copy, name);
+        let buffer = |name| option(name).map(|doubled| doubled / 2);
+        let options = unix_socket::OPTIONS
+            .into_iter()
+            .filter_map(|name| Some((name, option(name).ok()?)));
+        Ok(UnixSocket {
+            kind: seen.kind,
+            peer: match seen.peer {
+                None => UnixPeer::None,
+                Some(0) => UnixPeer::Closed,
+                Some(peer) => UnixPeer::Socket(self.ids[&peer]),
+            },
+            shutdown: seen.shutdown,
+            reset: seen.reset,
+            credentials: self.peer_credentials(found)?,
+            buffers: (
+                buffer(libc::SO_SNDBUF).map_err(part("SO_SNDBUF"))?,
+                buffer(libc::SO_RCVBUF).map_err(part("SO_RCVBUF"))?,
+            ),
+            timeouts: (
+                time(libc::SO_SNDTIMEO).map_err(part("SO_SNDTIMEO"))?,
+                time(libc::SO_RCVTIMEO).map_err(part("SO_RCVTIMEO"))?,
+            ),
+            options: options.collect(),
+            owner: (found.seen.stat.st_uid, found.seen.stat.st_gid),
+            queue: self.queue(found, &seen)?,
+        })
+    }
+
+    fn peer_credentials(&self, found: &Found) -> Result<Option<UnixCredentials>, FilesError> {
+        let peer = socket::peer_credentials(&found.copy).map_err(found.host("SO_PEERCRED"))?;
+        // Nobody has ever been at the other end.
+        if peer.1 == u32::MAX {
+            return Ok(None);
+        }
+        Ok(Some(self.in_capsule(peer)))
+    }
+
+    /// The kernel answers in the IDs of whoever asks.
+    fn in_capsule(&self, (host, uid, gid): (i32, u32, u32)) -> UnixCredentials {
+        let source = self.processes.iter().find(|one| one.host.raw() == host);
+        let pid = source.map_or(0, |source| source.pid);
+        UnixCredentials { pid, uid, gid }
+    }
+
+    fn queue(&self, found: &Found, seen: &Socket) -> Result<Vec<UnixMessage>, FilesError> {
+        let unreadable = || found.host::<io::Error>("what waits in it");
+        let stream = seen.kind == libc::SOCK_STREAM;
+        let waiting = unix_socket::waiting(found.copy.as_fd()).map_err(unreadable())?;
+        if waiting == 0 && (stream || seen.reset) {
+            return Ok(Vec::new());
+        }
+        if seen.reset && !stream {
+            // To look at it would take the error away.
+            let reason = "an error of it has not been read yet";
+            return Err(found.refused(&refusal::socket_busy(reason)));
+        }
+        let peeking = Peeking::start(&found.copy).map_err(unreadable())?;
+        let queue = self.read(found, stream.then_some(waiting), &peeking);
+        // Only now: what the queue is read by must be as it was, come what may.
+        drop(peeking);
+        queue
+    }
+
+    /// Every message from the first on; of a stream so many bytes.
+    fn read(
+        &self,
+        found: &Found,
+        stream: Option<usize>,
+        peeking: &Peeking<'_>,
+    ) -> Result<Vec<UnixMessage>, FilesError> {
+        let unreadable = || found.host::<io::Error>("what waits in it");
+        let mut queue: Vec<UnixMessage> = Vec::new();
+        let mut done = 0;
+        let mut buffer = vec![0; stream.unwrap_or(0).clamp(PIECE, LONGEST)];
+        while stream.is_none_or(|waiting| done < waiting) {
+            let peeked = match socket::peek(&found.copy, &mut buffer) {
+                Ok(peeked) => peeked,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(unreadable()(error)),
+            };
+            if peeked.truncated && stream.is_none() && buffer.len() < LONGEST {
+                buffer.resize((buffer.len() * 4).min(LONGEST), 0);
+                peeking.from(done).map_err(unreadable())?;
+                continue;
+            }
+            if peeked.length == 0 && at_end(found, stream) {
+                break;
+            }
+            if stream.is_some() && peeked.length > 1 && !peeked.descriptors.is_empty() {
+                // A look takes them together with the plain bytes before theirs.
+                let reason = "descriptors are on their way in it, nobody can tell with which byte";
+                return Err(found.refused(&refusal::socket_busy(reason)));
+            }
+            done += peeked.length;
+            let message = self.message(found, &peeked, &buffer[..peeked.length])?;
+            append(&mut queue, message, stream.is_some());
+        }
+        if stream.is_some_and(|waiting| done != waiting) {
+            let reason = "it holds more than can be looked at";
+            return Err(found.refused(&refusal::socket_busy(reason)));
+        }
+        Ok(queue)
+    }
+
+    fn message(
+        &self,
+        found: &Found,
+        peeked: &socket::Peeked,
+        bytes: &[u8],
+    ) -> Result<UnixMessage, FilesError> {
+        let busy = |reason| Err(found.refused(&refusal::socket_busy(reason)));
+        if peeked.unknown {
+            return busy("a message in it carries what is not known");
+        }
+        let sender = peeked.credentials.map(|sender| self.in_capsule(sender));
+        if sender.is_some_and(|sender| sender.pid == 0) {
+            return busy(
+                "a message in it names a sender that is not part of the job, or has ended",
+            );
+        }
+        let mut files = Vec::new();
+        for descriptor in &peeked.descriptors {
+            match self
+                .file(descriptor)
+                .map_err(found.host("what it carries"))?
+            {
+                Some(file) => files.push(file),
+                None => return busy("a descriptor is on its way in it that nobody has open"),
+            }
+        }
+        Ok(UnixMessage {
+            bytes: bytes.to_vec(),
+            files,
+            sender,
+        })
+    }
+
+    /// The description of the tree that a descriptor on its way is.
+    fn file(&self, descriptor: &OwnedFd) -> io::Result<Option<FileId>> {
+        let stat = rustix::fs::fstat(descriptor)?;
+        for (file, found) in (0..).zip(&self.table.files) {
+            let inode = (found.seen.stat.st_dev, found.seen.stat.st_ino);
+            // A file of /proc is opened only when the processes are complete.
+            if inode == (stat.st_dev, stat.st_ino)
+                && !matches!(found.kind, Kind::Proc(_))
+                && descriptor::same_description(&found.copy, descriptor)?
+            {
+                return Ok(Some(file));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Bytes of a stream belong together unless something comes with them.
+fn append(queue: &mut Vec<UnixMessage>, message: UnixMessage, stream: bool) {
+    if stream
+        && message.files.is_empty()
+        && let Some(last) = queue.last_mut()
+        && last.sender == message.sender
+        && last.files.is_empty()
+    {
+        last.bytes.extend(message.bytes);
+    } else {
+        queue.push(message);
+    }
+}
+
+/// A SOCK_SEQPACKET tells of its end by no bytes, as it does of an empty message.
+fn at_end(found: &Found, stream: Option<usize>) -> bool {
+    let kind = socket::option(&found.copy, libc::SO_TYPE);
+    stream.is_some() || kind.is_ok_and(|kind| kind == libc::SOCK_SEQPACKET)
+}
+
+fn inode(found: &Found) -> u32 {
+    u32::try_from(found.seen.stat.st_ino).unwrap_or_default()
+}
+
+/// SO_PEEK_OFF leads from message to message; afterwards it is what it was.
+struct Peeking<'a> {
+    socket: &'a OwnedFd,
+    before: i32,
+}
+
+impl<'a> Peeking<'a> {
+    fn start(socket: &'a OwnedFd) -> io::Result<Self> {
+        let before = socket::option(socket, libc::SO_PEEK_OFF)?;
+        socket::set_option(socket, libc::SO_PEEK_OFF, 0)?;
+        Ok(Self { socket, before })
+    }
+
+    fn from(&self, offset: usize) -> io::Result<()> {
+        let offset = i32::try_from(offset).unwrap_or(i32::MAX);
+        socket::set_option(self.socket, libc::SO_PEEK_OFF, offset)
+    }
+}
+
+impl Drop for Peeking<'_> {
+    fn drop(&mut self) {
+        let _ = socket::set_option(self.socket, libc::SO_PEEK_OFF, self.before);
+    }
+}

@@ -1,0 +1,292 @@
+//! Sockets of AF_UNIX: what the kernel tells about one (sock_diag(7)), and
+//! whether it can travel.
+//!
+//! A pair is two sockets whose inodes name each other. Both have to be in the
+//! job, or one of them has to be closed: then all that is left of it is what it
+//! sent.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    net::{
+        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
+        socket_with,
+    },
+};
+
+use super::refusal::{self, Refusal};
+use crate::sys::socket;
+
+/// Options of SOL_SOCKET that are ints and travel as they are; SO_PEEK_OFF and
+/// SO_PASSCRED last: they change what reading a queue means.
+pub const OPTIONS: [i32; 13] = [
+    libc::SO_REUSEADDR,
+    libc::SO_DONTROUTE,
+    libc::SO_BROADCAST,
+    libc::SO_KEEPALIVE,
+    libc::SO_OOBINLINE,
+    libc::SO_PRIORITY,
+    libc::SO_RCVLOWAT,
+    libc::SO_TIMESTAMP,
+    libc::SO_TIMESTAMPNS,
+    libc::SO_NO_CHECK,
+    libc::SO_RXQ_OVFL,
+    libc::SO_PEEK_OFF,
+    libc::SO_PASSCRED,
+];
+/// Options that add to every message what means nothing on another node.
+const FOREIGN_OPTIONS: [(i32, &str); 2] = [
+    (libc::SO_PASSSEC, "SO_PASSSEC"),
+    (SO_PASSPIDFD, "SO_PASSPIDFD"),
+];
+const SO_PASSPIDFD: i32 = 76;
+/// sk_shutdown with both directions closed.
+pub const BOTH_SHUT: u8 = 3;
+/// sk_state, as for TCP.
+const LISTENING: u8 = 10;
+
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST: u16 = 1;
+const NLMSG_ERROR: u16 = 2;
+const HEADER: usize = 16;
+const MESSAGE: usize = HEADER + 16;
+/// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER.
+const SHOW: u32 = 1 | 4;
+const NAME: u16 = 0;
+const PEER: u16 = 2;
+const SHUTDOWN: u16 = 6;
+
+/// A socket of AF_UNIX that can travel if its peer can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+    pub kind: i32,
+    /// Inode of what it is connected to; 0 for a socket that is closed.
+    pub peer: Option<u32>,
+    /// sk_shutdown: 1 for receiving, 2 for sending.
+    pub shutdown: u8,
+    /// An error waits to be told: the peer was closed with something unread.
+    pub reset: bool,
+}
+
+/// What sock_diag says about one socket.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Diag {
+    state: u8,
+    named: bool,
+    peer: Option<u32>,
+    shutdown: u8,
+}
+
+/// Looks at a socket, by a duplicate, without changing it.
+///
+/// # Errors
+/// Why it cannot travel.
+pub fn look(fd: &OwnedFd, inode: u64) -> Result<Socket, Refusal> {
+    let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
+    let domain = socket::option(fd, libc::SO_DOMAIN).map_err(unreadable)?;
+    if domain != libc::AF_UNIX {
+        return Err(refusal::socket());
+    }
+    let kind = socket::option(fd, libc::SO_TYPE).map_err(unreadable)?;
+    for (option, name) in FOREIGN_OPTIONS {
+        if socket::option(fd, option).is_ok_and(|value| value != 0) {
+            return Err(refusal::socket_option(name));
+        }
+    }
+    if socket::has_filter(fd).map_err(unreadable)? {
+        return Err(refusal::socket_option("a packet filter"));
+    }
+    let diag = diag(inode).map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOENT) => refusal::socket_unknown("it is of another network namespace"),
+        _ => unreadable(error),
+    })?;
+    let events = poll(fd).map_err(unreadable)?;
+    let found = Socket {
+        kind,
+        peer: diag.peer,
+        shutdown: diag.shutdown,
+        reset: events.contains(PollFlags::ERR),
+    };
+    judge(&diag, found, events.contains(PollFlags::PRI)).map_or(Ok(found), Err)
+}
+
+fn judge(diag: &Diag, found: Socket, urgent: bool) -> Option<Refusal> {
+    let dgram = found.kind == libc::SOCK_DGRAM;
+    if diag.state == LISTENING {
+        return Some(refusal::socket_listens());
+    }
+    if diag.named {
+        return Some(refusal::socket_named());
+    }
+    if urgent {
+        return Some(refusal::socket_busy("it holds urgent data (MSG_OOB)"));
+    }
+    if dgram && found.reset {
+        return Some(refusal::socket_busy("an error of it has not been read yet"));
+    }
+    if found.peer == Some(0) && !dgram && found.shutdown != BOTH_SHUT {
+        return Some(refusal::socket_busy(
+            "nobody has accepted its connection yet",
+        ));
+    }
+    None
+}
+
+/// Why one of these cannot travel, the others being all that the job has.
+#[must_use]
+pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Option<Refusal> {
+    let peer = socket.peer.filter(|peer| *peer != 0)?;
+    let mutual = all
+        .get(&peer)
+        .is_some_and(|other| other.peer == Some(inode) && other.kind == socket.kind);
+    (!mutual).then(refusal::foreign_socket)
+}
+
+fn poll(fd: &OwnedFd) -> io::Result<PollFlags> {
+    let mut poll = [PollFd::new(fd, PollFlags::PRI)];
+    rustix::event::poll(&mut poll, Some(&Timespec::default()))?;
+    Ok(poll[0].revents())
+}
+
+fn diag(inode: u64) -> io::Result<Diag> {
+    let inode = u32::try_from(inode).map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
+    let flags = SocketFlags::CLOEXEC;
+    let family = AddressFamily::NETLINK;
+    let netlink = socket_with(family, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?;
+    send(&netlink, &request(inode), SendFlags::empty())?;
+    let mut answer = [0; 4096];
+    let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
+    parse(&answer[..length])
+}
+
+/// struct nlmsghdr, then struct unix_diag_req for one inode, whatever its cookie.
+fn request(inode: u32) -> Vec<u8> {
+    let any = u32::MAX;
+    let family = libc::AF_UNIX.to_ne_bytes()[0];
+    let mut body = vec![family, 0, 0, 0];
+    for word in [any, inode, SHOW, any, any] {
+        body.extend(word.to_ne_bytes());
+    }
+    let length = u32::try_from(HEADER + body.len()).expect("it is short");
+    let mut request = length.to_ne_bytes().to_vec();
+    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+    request.extend(NLM_F_REQUEST.to_ne_bytes());
+    request.extend([0; 8]);
+    request.extend(body);
+    request
+}
+
+/// struct nlmsghdr, struct unix_diag_msg, attributes.
+fn parse(answer: &[u8]) -> io::Result<Diag> {
+    let malformed = || io::Error::from(io::ErrorKind::InvalidData);
+    let kind = half(answer, 4).ok_or_else(malformed)?;
+    if kind == NLMSG_ERROR {
+        let code = word(answer, HEADER).ok_or_else(malformed)?;
+        return Err(io::Error::from_raw_os_error(-code.cast_signed()));
+    }
+    if kind != SOCK_DIAG_BY_FAMILY {
+        return Err(malformed());
+    }
+    let mut diag = Diag {
+        state: *answer.get(HEADER + 2).ok_or_else(malformed)?,
+        ..Diag::default()
+    };
+    let mut at = MESSAGE;
+    while at + 4 <= answer.len() {
+        let length = usize::from(half(answer, at).ok_or_else(malformed)?);
+        let kind = half(answer, at + 2).ok_or_else(malformed)?;
+        let value = answer.get(at + 4..at + length).ok_or_else(malformed)?;
+        match kind {
+            NAME => diag.named = true,
+            PEER => diag.peer = Some(word(value, 0).ok_or_else(malformed)?),
+            SHUTDOWN => diag.shutdown = *value.first().ok_or_else(malformed)?,
+            _ => {}
+        }
+        at += length.max(4).next_multiple_of(4);
+    }
+    Ok(diag)
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u16> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u16::from_ne_bytes(*bytes))
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    let bytes = bytes.get(at..)?.first_chunk()?;
+    Some(u32::from_ne_bytes(*bytes))
+}
+
+/// Bytes that wait in a stream, or in all messages of a SOCK_SEQPACKET.
+///
+/// # Errors
+/// What FIONREAD says.
+pub fn waiting(fd: BorrowedFd<'_>) -> io::Result<usize> {
+    let waiting = rustix::io::ioctl_fionread(fd.as_fd())?;
+    Ok(usize::try_from(waiting).unwrap_or(usize::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::{
+        fd::AsFd,
+        unix::net::{UnixDatagram, UnixListener, UnixStream},
+    };
+
+    use super::*;
+
+    fn see(fd: impl AsFd) -> (u32, Result<Socket, Refusal>) {
+        let inode = rustix::fs::fstat(&fd).unwrap().st_ino;
+        let copy = fd.as_fd().try_clone_to_owned().unwrap();
+        (u32::try_from(inode).unwrap(), look(&copy, inode))
+    }
+
+    #[test]
+    fn the_ends_of_a_pair_name_each_other() {
+        let (one, other) = UnixStream::pair().unwrap();
+        let ((a, left), (b, right)) = (see(&one), see(&other));
+        let (left, right) = (left.unwrap(), right.unwrap());
+        assert_eq!((left.peer, right.peer), (Some(b), Some(a)));
+        let both = BTreeMap::from([(a, left), (b, right)]);
+        assert_eq!(strayed(&left, a, &both), None);
+        let alone = BTreeMap::from([(a, left)]);
+        assert_eq!(strayed(&left, a, &alone), Some(refusal::foreign_socket()));
+        drop(other);
+        let left = see(&one).1.unwrap();
+        assert_eq!((left.peer, left.shutdown), (Some(0), BOTH_SHUT));
+        assert_eq!(strayed(&left, a, &BTreeMap::from([(a, left)])), None);
+    }
+
+    #[test]
+    fn shutdowns_and_resets_are_seen() {
+        let (mut one, other) = UnixStream::pair().unwrap();
+        other.shutdown(std::net::Shutdown::Write).unwrap();
+        assert_eq!(see(&one).1.unwrap().shutdown, 1);
+        assert_eq!(see(&other).1.unwrap().shutdown, 2);
+        std::io::Write::write_all(&mut one, b"unread").unwrap();
+        drop(other);
+        assert!(see(&one).1.unwrap().reset);
+    }
+
+    #[test]
+    fn what_is_not_carried_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert_eq!(see(&listener).1, Err(refusal::socket_listens()));
+        let named = UnixDatagram::bind(folder.path().join("named")).unwrap();
+        assert_eq!(see(&named).1, Err(refusal::socket_named()));
+        let waiting = UnixStream::connect(&path).unwrap();
+        assert!(see(&waiting).1.unwrap_err().transient);
+        let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert_eq!(see(&network).1, Err(refusal::socket()));
+        let fresh = UnixDatagram::unbound().unwrap();
+        assert_eq!(see(&fresh).1.unwrap().peer, None);
+    }
+}

@@ -1,0 +1,408 @@
+/* Pairs of Unix sockets with something in them.
+ *
+ * --mode stream: bytes both ways, some half read
+ * --mode messages: SOCK_DGRAM and SOCK_SEQPACKET keep messages apart
+ * --mode closed: one direction shut, or the peer gone, with or without a rest
+ * --mode options: options, buffer sizes, flags, and who is at the other end
+ * --mode carried: descriptors and senders on their way
+ * --mode epoll: an epoll set that watches sockets
+ * --mode passed: a ring of processes with words on their way
+ */
+#include "workload.h"
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/ioctl.h>
+#include <sys/un.h>
+
+#define HOLD (40 * WL_MS)
+enum { PAIRS = 12 };
+
+static bool hold(void)
+{
+	bool more = true;
+	for (int64_t start = wl_now(); more && wl_now() - start < HOLD; wl_nap(WL_MS))
+		more = wl_tick();
+	return more;
+}
+
+static void make(int kind, int ends[2])
+{
+	MUST(socketpair(AF_UNIX, kind | SOCK_NONBLOCK, 0, ends));
+}
+
+static void put(int fd, size_t length, uint64_t seed)
+{
+	static uint64_t words[1 << 14];
+	wl_fill(words, (length + 7) & ~7ul, seed);
+	CHECK(send(fd, words, length, 0) == (ssize_t)length, "send of %zu: %s", length, strerror(errno));
+}
+
+/* Bytes of a stream from `skip` on, or one whole message. */
+static void take(int fd, size_t skip, size_t length, uint64_t seed, bool stream)
+{
+	static uint64_t words[1 << 14];
+	static uint8_t bytes[1 << 17];
+	wl_fill(words, (skip + length + 7) & ~7ul, seed);
+	ssize_t n = recv(fd, bytes, stream ? length : sizeof bytes, stream ? MSG_WAITALL : 0);
+	CHECK(n == (ssize_t)length, "%zd bytes, not %zu: %s", n, length, n < 0 ? strerror(errno) : "");
+	CHECK(!memcmp((uint8_t *)words + skip, bytes, length), "contents of a socket");
+}
+
+static void want_empty(int fd)
+{
+	char byte;
+	CHECK(recv(fd, &byte, 1, 0) == -1 && errno == EAGAIN, "there is more in the socket");
+}
+
+static void stream(void)
+{
+	int pair[PAIRS][2];
+	for (int i = 0; i < PAIRS; i++)
+		make(SOCK_STREAM, pair[i]);
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed += 2 * PAIRS) {
+		for (int i = 0; i < PAIRS; i++) {
+			size_t length = 2 + wl_mix(seed + i) % 30000;
+			put(pair[i][0], length, seed + i);
+			put(pair[i][1], length + i, ~(seed + i));
+			take(pair[i][1], 0, length / 2, seed + i, true);
+		}
+		if (wl_sabotage("lost"))
+			take(pair[7][0], 0, 1, ~(seed + 7), true);
+		if (wl_sabotage("more"))
+			put(pair[7][1], 1, 1);
+		more = hold();
+		for (int i = 0; i < PAIRS; i++) {
+			size_t length = 2 + wl_mix(seed + i) % 30000;
+			int waiting;
+			MUST(ioctl(pair[i][0], FIONREAD, &waiting));
+			CHECK(waiting == (int)length + i, "%d bytes wait, not %zu", waiting, length + i);
+			take(pair[i][1], length / 2, length - length / 2, seed + i, true);
+			take(pair[i][0], 0, length + i, ~(seed + i), true);
+			want_empty(pair[i][0]);
+			want_empty(pair[i][1]);
+		}
+	}
+}
+
+static void messages(void)
+{
+	int pair[2][2];
+	make(SOCK_DGRAM, pair[0]);
+	make(SOCK_SEQPACKET, pair[1]);
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		for (int kind = 0; kind < 2; kind++)
+			for (int i = 1; i <= 8; i++) {
+				put(pair[kind][0], 8 * i * i * i * i, seed + i);
+				put(pair[kind][1], i, ~seed + i);
+			}
+		if (wl_sabotage("merged"))
+			take(pair[0][1], 0, 8, seed + 1, false), put(pair[0][0], 8, seed + 1);
+		more = hold();
+		for (int kind = 0; kind < 2; kind++) {
+			for (int i = 1; i <= 8; i++) {
+				take(pair[kind][1], 0, 8 * i * i * i * i, seed + i, false);
+				take(pair[kind][0], 0, i, ~seed + i, false);
+			}
+			want_empty(pair[kind][0]);
+			want_empty(pair[kind][1]);
+		}
+	}
+}
+
+static void closed(void)
+{
+	char byte;
+	static const int kinds[2] = { SOCK_STREAM, SOCK_SEQPACKET };
+	signal(SIGPIPE, SIG_IGN);
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		int half[2][2], ended[3][2], reset[2][2];
+		for (int k = 0; k < 2; k++) {
+			make(kinds[k], half[k]);
+			make(kinds[k], ended[k]);
+			make(kinds[k], reset[k]);
+			put(half[k][0], 300, seed);
+			if (!wl_sabotage("open"))
+				MUST(shutdown(half[k][0], SHUT_WR));
+			put(half[k][1], 200, ~seed);
+			put(ended[k][0], 1000, seed);
+			close(ended[k][0]);
+			put(reset[k][1], 10, seed);
+			close(reset[k][0]);
+		}
+		make(SOCK_DGRAM, ended[2]);
+		put(ended[2][0], 50, seed);
+		close(ended[2][0]);
+		more = hold();
+		for (int k = 0; k < 2; k++) {
+			take(half[k][1], 0, 300, seed, k == 0);
+			CHECK(recv(half[k][1], &byte, 1, 0) == 0, "no end of a direction that was shut");
+			CHECK(send(half[k][0], "", 1, 0) == -1 && errno == EPIPE, "a shut direction takes bytes");
+			take(half[k][0], 0, 200, ~seed, k == 0);
+			put(half[k][1], 8, seed);
+			take(half[k][0], 0, 8, seed, k == 0);
+			take(ended[k][1], 0, 1000, seed, k == 0);
+			CHECK(recv(ended[k][1], &byte, 1, 0) == 0, "no end without a peer");
+			CHECK(send(ended[k][1], "", 1, 0) == -1 && errno == EPIPE, "no EPIPE without a peer");
+			CHECK(recv(reset[k][1], &byte, 1, 0) == -1 && errno == ECONNRESET, "no ECONNRESET");
+			CHECK(recv(reset[k][1], &byte, 1, 0) == 0, "ECONNRESET twice");
+			close(half[k][0]), close(half[k][1]), close(ended[k][1]), close(reset[k][1]);
+		}
+		take(ended[2][1], 0, 50, seed, false);
+		CHECK(send(ended[2][1], "", 1, 0) == -1 && errno == ECONNREFUSED, "no ECONNREFUSED");
+		close(ended[2][1]);
+	}
+}
+
+static int number(int fd, int option)
+{
+	int value = -1;
+	socklen_t size = sizeof value;
+	MUST(getsockopt(fd, SOL_SOCKET, option, &value, &size));
+	return value;
+}
+
+static void set(int fd, int option, int value)
+{
+	MUST(setsockopt(fd, SOL_SOCKET, option, &value, sizeof value));
+}
+
+static void options(void)
+{
+	int pair[2], fresh = MUST(socket(AF_UNIX, SOCK_STREAM, 0)), loose = MUST(socket(AF_UNIX, SOCK_DGRAM, 0));
+	struct timeval wait = { 12, 340000 }, found;
+	struct stat stat;
+	MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+	if (wl_num("user", 0)) {
+		/* The other end is told who made it, not who has it. */
+		MUST(setresgid(-1, 1234, -1));
+		MUST(setresuid(-1, 1234, -1));
+		close(pair[0]), close(pair[1]);
+		MUST(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair));
+		MUST(setresuid(-1, 0, -1));
+		MUST(setresgid(-1, 0, -1));
+	}
+	set(pair[0], SO_SNDBUF, 50000);
+	set(pair[1], SO_RCVBUF, 30000);
+	set(pair[1], SO_RCVLOWAT, 3);
+	set(pair[0], SO_PASSCRED, 1);
+	set(pair[0], SO_PRIORITY, 5);
+	MUST(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &wait, sizeof wait));
+	MUST(fcntl(pair[0], F_SETFL, O_NONBLOCK));
+	MUST(fchown(pair[1], 77, 78));
+	wl_ready();
+	for (bool more = true; more;) {
+		struct ucred peer;
+		socklen_t size = sizeof found, room = sizeof peer;
+		if (wl_sabotage("buffer"))
+			set(pair[0], SO_SNDBUF, 60000);
+		if (wl_sabotage("timeout"))
+			MUST(setsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &((struct timeval){ 1, 0 }), sizeof wait));
+		more = hold();
+		CHECK(number(pair[0], SO_SNDBUF) == 100000, "SO_SNDBUF is %d", number(pair[0], SO_SNDBUF));
+		CHECK(number(pair[1], SO_RCVBUF) == 60000, "SO_RCVBUF is %d", number(pair[1], SO_RCVBUF));
+		CHECK(number(pair[1], SO_RCVLOWAT) == 3, "SO_RCVLOWAT");
+		CHECK(number(pair[0], SO_PRIORITY) == 5 && number(pair[1], SO_PRIORITY) == 0, "SO_PRIORITY");
+		CHECK(number(pair[0], SO_PASSCRED) == 1 && number(pair[1], SO_PASSCRED) == 0, "SO_PASSCRED");
+		CHECK(number(pair[0], SO_PEEK_OFF) == -1, "SO_PEEK_OFF");
+		MUST(getsockopt(pair[0], SOL_SOCKET, SO_RCVTIMEO, &found, &size));
+		CHECK(found.tv_sec == 12 && found.tv_usec == 340000, "SO_RCVTIMEO");
+		CHECK(fcntl(pair[0], F_GETFL) == (O_RDWR | O_NONBLOCK) && fcntl(pair[1], F_GETFL) == O_RDWR, "flags");
+		CHECK(fcntl(pair[0], F_GETFD) == FD_CLOEXEC && fcntl(fresh, F_GETFD) == 0, "FD_CLOEXEC");
+		MUST(getsockopt(pair[1], SOL_SOCKET, SO_PEERCRED, &peer, &room));
+		uid_t wanted = wl_num("user", 0) ? 1234 : geteuid();
+		CHECK(peer.pid == getpid() && peer.uid == wanted && (!wanted || peer.gid == wanted), "peer %d, user %u",
+		      peer.pid, peer.uid);
+		MUST(fstat(pair[1], &stat));
+		CHECK(stat.st_uid == 77 && stat.st_gid == 78 && S_ISSOCK(stat.st_mode), "owner of a socket");
+		CHECK(send(fresh, "", 1, MSG_NOSIGNAL) == -1 && errno == ENOTCONN, "a socket without a peer");
+		CHECK(send(loose, "", 1, 0) == -1 && errno == ENOTCONN, "a datagram without a peer");
+		put(pair[1], 8, 1);
+		take(pair[0], 0, 8, 1, true);
+	}
+}
+
+static void carry(int fd, const char *text, size_t length, int descriptor)
+{
+	union {
+		char bytes[CMSG_SPACE(sizeof(int))];
+		struct cmsghdr align;
+	} space = { 0 };
+	struct iovec piece = { (void *)text, length };
+	struct msghdr message = { .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &space, .msg_controllen = sizeof space };
+	struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+	header->cmsg_level = SOL_SOCKET;
+	header->cmsg_type = SCM_RIGHTS;
+	header->cmsg_len = CMSG_LEN(sizeof(int));
+	memcpy(CMSG_DATA(header), &descriptor, sizeof(int));
+	CHECK(sendmsg(fd, &message, 0) == (ssize_t)length, "sendmsg: %s", strerror(errno));
+}
+
+/* The descriptor that comes with `length` bytes, or -1; and who has sent them. */
+static int receive(int fd, const char *text, size_t length, struct ucred *sender)
+{
+	char bytes[64];
+	union {
+		char bytes[256];
+		struct cmsghdr align;
+	} space;
+	struct iovec piece = { bytes, length };
+	struct msghdr message = { .msg_iov = &piece, .msg_iovlen = 1, .msg_control = &space, .msg_controllen = sizeof space };
+	ssize_t n = recvmsg(fd, &message, MSG_CMSG_CLOEXEC);
+	CHECK(n == (ssize_t)length && !memcmp(bytes, text, length), "%zd bytes: %s", n, n < 0 ? strerror(errno) : "");
+	int descriptor = -1;
+	for (struct cmsghdr *header = CMSG_FIRSTHDR(&message); header; header = CMSG_NXTHDR(&message, header)) {
+		if (header->cmsg_type == SCM_RIGHTS)
+			memcpy(&descriptor, CMSG_DATA(header), sizeof(int));
+		if (header->cmsg_type == SCM_CREDENTIALS && sender)
+			memcpy(sender, CMSG_DATA(header), sizeof *sender);
+	}
+	return descriptor;
+}
+
+static void carried(void)
+{
+	int pair[2], told[2], packets[2], file = MUST(open(wl_path("carried"), O_RDWR | O_CREAT, 0600)), ends[2];
+	make(SOCK_STREAM, pair);
+	make(SOCK_STREAM, told);
+	make(SOCK_SEQPACKET, packets);
+	MUST(pipe(ends));
+	set(told[1], SO_PASSCRED, 1);
+	wl_ready();
+	for (bool more = true; more;) {
+		struct ucred sender = { 0 };
+		char byte = 0;
+		carry(pair[0], "f", 1, file);
+		put(pair[0], 8, 2);
+		put(packets[0], 16, 1);
+		carry(packets[0], "pipe", 4, ends[1]);
+		carry(packets[0], "socket", 6, pair[1]);
+		CHECK(send(told[0], "me", 2, 0) == 2, "send: %s", strerror(errno));
+		if (wl_sabotage("plain")) {
+			close(receive(pair[1], "f", 1, NULL));
+			take(pair[1], 0, 8, 2, true);
+			CHECK(send(pair[0], "f", 1, 0) == 1, "send: %s", strerror(errno));
+			put(pair[0], 8, 2);
+		}
+		more = hold();
+		uint64_t words[2];
+		wl_fill(words, 16, 1);
+		CHECK(receive(packets[1], (char *)words, 16, NULL) == -1, "a descriptor comes too early");
+		int got = receive(pair[1], "f", 1, NULL);
+		CHECK(got >= 0 && lseek(got, 7, SEEK_SET) == 7 && lseek(file, 0, SEEK_CUR) == 7, "not the same file");
+		lseek(file, 0, SEEK_SET);
+		close(got);
+		take(pair[1], 0, 8, 2, true);
+		got = receive(packets[1], "pipe", 4, NULL);
+		CHECK(write(got, "x", 1) == 1 && read(ends[0], &byte, 1) == 1 && byte == 'x', "not the same pipe");
+		close(got);
+		got = receive(packets[1], "socket", 6, NULL);
+		put(pair[0], 8, 3);
+		take(got, 0, 8, 3, true);
+		close(got);
+		receive(told[1], "me", 2, &sender);
+		CHECK(sender.pid == getpid() && sender.uid == geteuid(), "sent by %d, user %u", sender.pid, sender.uid);
+	}
+}
+
+static void epoll(void)
+{
+	int pair[PAIRS][2], set = MUST(epoll_create1(0));
+	for (int i = 0; i < PAIRS; i++) {
+		make(SOCK_STREAM, pair[i]);
+		struct epoll_event event = { .events = i % 2 ? EPOLLIN | EPOLLET : EPOLLIN, .data.u64 = i };
+		MUST(epoll_ctl(set, EPOLL_CTL_ADD, pair[i][1], &event));
+	}
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		struct epoll_event events[PAIRS];
+		for (int i = 0; i < PAIRS; i++)
+			if ((seed + i) % 3)
+				put(pair[i][0], 8, seed);
+		if (wl_sabotage("lost"))
+			take(pair[seed % 3 ? 0 : 1][1], 0, 8, seed, true);
+		more = hold();
+		int wanted = 0, n = MUST(epoll_wait(set, events, PAIRS, 1000));
+		for (int i = 0; i < PAIRS; i++)
+			wanted += (seed + i) % 3 ? 1 : 0;
+		CHECK(n == wanted, "%d sockets are ready, not %d", n, wanted);
+		for (int i = 0; i < n; i++)
+			take(pair[events[i].data.u64][1], 0, 8, seed, true);
+		CHECK(epoll_wait(set, events, PAIRS, 0) == 0, "a socket without contents is ready");
+	}
+}
+
+/* Children in a ring pass words on, each by a pair of its own; the parent is one of them. */
+static void passed(void)
+{
+	enum { LINKS = 4 };
+	int link[LINKS][2];
+	uint64_t word;
+	for (int i = 0; i < LINKS; i++)
+		MUST(socketpair(AF_UNIX, i % 2 ? SOCK_SEQPACKET : SOCK_STREAM, 0, link[i]));
+	for (int i = 0; i + 1 < LINKS; i++) {
+		if (wl_fork())
+			continue;
+		for (int j = 0; j < LINKS; j++) {
+			if (j != i)
+				close(link[j][0]);
+			if (j != i + 1)
+				close(link[j][1]);
+		}
+		for (uint64_t wanted = 0;; wanted++) {
+			ssize_t n = recv(link[i][0], &word, 8, 0);
+			if (n == 0)
+				_exit(0);
+			CHECK(n == 8 && word == wl_mix(wanted), "child %d: word %llu", i, (unsigned long long)wanted);
+			if (wanted == 200 && !strcmp(wl_opt("sabotage", ""), "order"))
+				word++;
+			CHECK(send(link[i + 1][1], &word, 8, 0) == 8, "send: %s", strerror(errno));
+		}
+	}
+	close(link[0][0]);
+	for (int i = 1; i < LINKS; i++)
+		close(link[i][1]);
+	wl_ready();
+	uint64_t sent = 0, got = 0;
+	while (wl_tick()) {
+		for (; sent < got + 20; sent++) {
+			word = wl_mix(sent);
+			CHECK(send(link[0][1], &word, 8, 0) == 8, "send: %s", strerror(errno));
+		}
+		CHECK(recv(link[LINKS - 1][0], &word, 8, 0) == 8 && word == wl_mix(got), "word %llu is wrong",
+		      (unsigned long long)got);
+		got++;
+		wl_nap(200000);
+	}
+	close(link[0][1]);
+	for (; recv(link[LINKS - 1][0], &word, 8, 0) == 8; got++)
+		CHECK(word == wl_mix(got), "word %llu is wrong", (unsigned long long)got);
+	CHECK(got == sent, "%llu words of %llu", (unsigned long long)got, (unsigned long long)sent);
+	int status;
+	for (int i = 0; i + 1 < LINKS; i++)
+		CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
+}
+
+int main(int argc, char **argv)
+{
+	wl_init(argc, argv);
+	if (wl_mode("stream"))
+		stream();
+	else if (wl_mode("messages"))
+		messages();
+	else if (wl_mode("closed"))
+		closed();
+	else if (wl_mode("options"))
+		options();
+	else if (wl_mode("carried"))
+		carried();
+	else if (wl_mode("epoll"))
+		epoll();
+	else if (wl_mode("passed"))
+		passed();
+	else
+		wl_fail("unknown mode");
+	return wl_done();
+}
