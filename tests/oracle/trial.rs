@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use libmig::capture::files::{CapsuleStdio, StdioEnd};
 use libmig::capture::freeze;
 use libmig::image::{Stdio, Tty};
+use libmig::inspect::fd;
 use libmig::inspect::process;
 use libmig::restore::{Complete, RestoreHost, prepare};
 use libmig::sys::HostPid;
@@ -37,7 +38,7 @@ pub(super) fn run(workload: &Workload) -> Result<()> {
     running.wait_tick_after(0)?;
     let source = capsule::init_below(running.pid());
     let mut pipes = Pipes::of(source)?;
-    let stdio = pipes.stdio()?;
+    let stdio = pipes.stdio(source)?;
 
     let (frozen, before) =
         snapshot::freeze_and_take(source, &stdio).context("the first capture")?;
@@ -61,6 +62,7 @@ pub(super) fn run(workload: &Workload) -> Result<()> {
     let mut again = freeze(init).context("the freeze of what was restored")?;
     let waiting = complete.waiting().to_vec();
     complete.release()?;
+    let stdio = pipes.stdio(init)?;
     let mut after = snapshot::take(&mut again, &stdio).context("the second capture")?;
     let complete = waiting.is_empty();
     after.image.locks.extend(waiting);
@@ -130,7 +132,7 @@ impl Pipes {
         })
     }
 
-    fn stdio(&self) -> Result<CapsuleStdio> {
+    fn stdio(&self, init: HostPid) -> Result<CapsuleStdio> {
         let end = |file: &OwnedFd, stream| {
             let stat = fstat(file)?;
             Ok(StdioEnd {
@@ -144,6 +146,7 @@ impl Pipes {
         Ok(CapsuleStdio {
             streams: streams.into_iter().collect::<Result<_>>()?,
             console: None,
+            root: Some(fd::root(init)?),
         })
     }
 }

@@ -4,6 +4,7 @@
  * --mode program: auxv, executable, names, command line, environment, personality
  * --mode limits: rlimits, umask, working directory, nice, OOM score, prctl flags
  * --mode affinity: the CPU mask
+ * --mode root: another root directory, and what is below it (needs root)
  * --mode credentials: IDs, groups, capabilities, securebits (needs root)
  */
 #include "workload.h"
@@ -218,6 +219,53 @@ static void damage_credentials(void)
 	MUST(prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0));
 }
 
+static int inside = -1, outside = -1;
+static char *mapped;
+
+/* A file of the jail, one of the world outside and a mapping, all of them open. */
+static void set_root(void)
+{
+	char jail[PATH_MAX - 32], path[PATH_MAX];
+	snprintf(jail, sizeof jail, "%s/jail", wl_opt("dir", "/tmp"));
+	mkdir(jail, 0755);
+	outside = MUST(open(wl_opt("dir", "/tmp"), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+	snprintf(path, sizeof path, "%s/below", jail);
+	mkdir(path, 0755);
+	MUST(chroot(jail));
+	MUST(chdir("/below"));
+	inside = MUST(open("file", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644));
+	MUST(ftruncate(inside, 4096));
+	mapped = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, inside, 0);
+	CHECK(mapped != MAP_FAILED, "the file is not mapped");
+	strcpy(mapped, "written in the jail");
+}
+
+static void put_inode(struct report *report, const char *path)
+{
+	struct stat stat_of = { 0 };
+	int result = stat(path, &stat_of);
+	put(report, "%s is %d, inode %lu", path, result ? errno : 0, (unsigned long)stat_of.st_ino);
+}
+
+static void root(struct report *report)
+{
+	char text[100] = "";
+	put_inode(report, "/");
+	put_inode(report, ".");
+	put_inode(report, "..");
+	put_inode(report, "/below/file");
+	put_inode(report, "/proc");
+	put(report, "cwd %s", getcwd(text, sizeof text) ? text : "none");
+	put(report, "file %zd: %s", pread(inside, text, sizeof text - 1, 0), text);
+	put(report, "mapped %s", mapped);
+	put(report, "the way out is %d", faccessat(outside, "jail/below/file", R_OK, 0));
+}
+
+static void damage_root(void)
+{
+	MUST(chroot("/below"));
+}
+
 static const struct mode {
 	const char *name;
 	void (*set)(void), (*tell)(struct report *), (*damage)(void);
@@ -225,6 +273,7 @@ static const struct mode {
 	{ "program", set_program, program, damage_program },
 	{ "limits", set_limits, limits, damage_limits },
 	{ "affinity", set_affinity, affinity, damage_affinity },
+	{ "root", set_root, root, damage_root },
 	{ "credentials", set_credentials, credentials, damage_credentials },
 };
 

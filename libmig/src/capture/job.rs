@@ -18,6 +18,7 @@ use crate::{
         CapsuleImage, Descriptor, FileLock, JobImage, OpenFile, Pid, Pipe, Process, ProcessKind,
         Tty,
     },
+    inspect::fd,
     sys::HostPid,
 };
 
@@ -123,6 +124,7 @@ impl Frozen {
             .collect();
         let mut context = Context {
             shared,
+            root: fd::root(self.init).map_err(CaptureError::proc(self.init, "root"))?,
             node_cpus: thread::node_cpus(),
             now_ns,
             asked: Vec::new(),

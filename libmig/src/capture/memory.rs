@@ -4,11 +4,7 @@ use std::{
     collections::HashMap,
     fs::{self, OpenOptions},
     io,
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStrExt, fs::MetadataExt},
-    },
-    path::Path,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
 };
 
 use super::{CaptureError, SharedRegistry, hindrance::obstacle, process};
@@ -19,6 +15,7 @@ use crate::{
         SharedAccess, Vdso,
     },
     inspect::{
+        fd,
         mapping_rules::{self, Kind},
         smaps::{self, DetailedArea},
     },
@@ -27,17 +24,17 @@ use crate::{
 
 /// The image of an address space.
 pub(super) fn capture(
-    pid: Pid,
-    host: HostPid,
+    (pid, host): (Pid, HostPid),
     layout: Layout,
     membarrier: u32,
-    shared: &mut SharedRegistry,
+    (shared, root): (&mut SharedRegistry, &OwnedFd),
 ) -> Result<MemoryImage, CaptureError> {
     let areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
     let mut reader = Reader {
         pid,
         host,
         shared,
+        root,
         pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
         paths: HashMap::new(),
     };
@@ -67,7 +64,7 @@ pub(super) fn capture(
         return Err(CaptureError::Obstacles(obstacles));
     }
     let exe = FileMapping {
-        file: process::link(host, pid, "exe")?,
+        file: process::link((pid, host), "exe", root)?,
         offset: 0,
     };
     Ok(MemoryImage {
@@ -83,6 +80,7 @@ struct Reader<'a> {
     pid: Pid,
     host: HostPid,
     shared: &'a mut SharedRegistry,
+    root: &'a OwnedFd,
     pagemap: fs::File,
     /// Files that were checked already.
     paths: HashMap<Vec<u8>, FilePath>,
@@ -146,14 +144,7 @@ impl Reader<'_> {
         let path = &area.area.name;
         let failed = |what| CaptureError::proc(self.host, what);
         let mapped = fs::metadata(map_files(self.host, area)).map_err(failed("map_files"))?;
-        let relative = path.strip_prefix(b"/").unwrap_or(path);
-        let named = fs::metadata(
-            Path::new(&format!("/proc/{}/root", self.host))
-                .join(std::ffi::OsStr::from_bytes(relative)),
-        );
-        let same = named
-            .as_ref()
-            .is_ok_and(|named| (named.dev(), named.ino()) == (mapped.dev(), mapped.ino()));
+        let same = fd::leads_to(self.root, path, (mapped.dev(), mapped.ino()));
         if !same {
             return Err(obstacle(Obstacle {
                 pid: Some(self.pid),

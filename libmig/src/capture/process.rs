@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    os::{
+        fd::OwnedFd,
+        unix::{ffi::OsStringExt, fs::MetadataExt},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,7 +24,7 @@ use crate::{
         FilePath, FsContext, INIT, Layout, LiveProcess, Pid, PosixTimer, Process, ProcessKind,
     },
     inspect::{
-        maps,
+        fd, maps,
         process::{self, Stat},
         text, timers,
     },
@@ -34,6 +37,8 @@ use crate::{
 /// What the images of all processes of a tree have in common.
 pub(super) struct Context<'a> {
     pub(super) shared: &'a mut SharedRegistry,
+    /// That of the capsule's init, below which all names are looked up.
+    pub(super) root: OwnedFd,
     pub(super) node_cpus: Vec<u32>,
     /// CLOCK_MONOTONIC of the job.
     pub(super) now_ns: u64,
@@ -78,6 +83,7 @@ fn live(
     context: &mut Context<'_>,
 ) -> Result<LiveProcess, CaptureError> {
     let host = frozen.host;
+    let process = (frozen.pid, host);
     let failed = |what| CaptureError::proc(host, what);
     // Signals and masks first: questioning a thread may change them.
     let leader = &frozen
@@ -100,7 +106,12 @@ fn live(
     context.asked.push(Instant::now());
 
     let layout = layout(host, stat, answers.brk)?;
-    let memory = memory::capture(frozen.pid, host, layout, answers.membarrier, context.shared)?;
+    let memory = memory::capture(
+        process,
+        layout,
+        answers.membarrier,
+        (context.shared, &context.root),
+    )?;
     let calls = interrupted_calls(frozen, context)?;
     let threads = frozen
         .threads
@@ -130,8 +141,8 @@ fn live(
         memory,
         descriptors: Vec::new(),
         fs: FsContext {
-            cwd: link(host, frozen.pid, "cwd")?,
-            root: link(host, frozen.pid, "root")?,
+            cwd: link(process, "cwd", &context.root)?,
+            root: link(process, "root", &context.root)?,
             umask: umask.unwrap_or(0o022),
         },
         actions: answers.actions,
@@ -241,7 +252,11 @@ fn layout(host: HostPid, stat: &Stat, brk: u64) -> Result<Layout, CaptureError> 
 }
 
 /// A link of `/proc/PID` to something with a name.
-pub(super) fn link(host: HostPid, pid: Pid, name: &'static str) -> Result<FilePath, CaptureError> {
+pub(super) fn link(
+    (pid, host): (Pid, HostPid),
+    name: &'static str,
+    root: &OwnedFd,
+) -> Result<FilePath, CaptureError> {
     let failed = |what| CaptureError::proc(host, what);
     let magic = format!("/proc/{host}/{name}");
     let path = fs::read_link(&magic)
@@ -249,11 +264,18 @@ pub(super) fn link(host: HostPid, pid: Pid, name: &'static str) -> Result<FilePa
         .into_os_string()
         .into_vec();
     let metadata = fs::metadata(&magic).map_err(failed(name))?;
-    if metadata.nlink() == 0 || path.ends_with(b" (deleted)") {
+    let reason = if metadata.nlink() == 0 || path.ends_with(b" (deleted)") {
+        Some("it has been deleted")
+    } else if fd::leads_to(root, &path, (metadata.dev(), metadata.ino())) {
+        None
+    } else {
+        Some("its name means something else in the root directory of the job")
+    };
+    if let Some(reason) = reason {
         return Err(obstacle(Obstacle {
             pid: Some(pid),
             object: format!("{name} {}", String::from_utf8_lossy(&path)),
-            reason: "it has been deleted".to_owned(),
+            reason: reason.to_owned(),
             remedy: "restart the program from an existing file, or change its directory".to_owned(),
             transient: false,
         }));

@@ -226,16 +226,7 @@ impl Seen {
     /// Whether the name still leads to this file, below `root`.
     #[must_use]
     pub fn leads_here(&self, root: &OwnedFd) -> bool {
-        let found = rustix::fs::openat2(
-            root,
-            Path::new(std::ffi::OsStr::from_bytes(&self.link)),
-            OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-            Mode::empty(),
-            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-        )
-        .and_then(rustix::fs::fstat);
-        found
-            .is_ok_and(|there| there.st_dev == self.stat.st_dev && there.st_ino == self.stat.st_ino)
+        leads_to(root, &self.link, (self.stat.st_dev, self.stat.st_ino))
     }
 
     /// Whether no name leads to it any more.
@@ -331,6 +322,20 @@ pub fn root(host: HostPid) -> io::Result<OwnedFd> {
         OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
+}
+
+/// Whether a path below `root` is the file with this device and inode.
+#[must_use]
+pub fn leads_to(root: &OwnedFd, path: &[u8], identity: (u64, u64)) -> bool {
+    rustix::fs::openat2(
+        root,
+        Path::new(std::ffi::OsStr::from_bytes(path)),
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    )
+    .and_then(rustix::fs::fstat)
+    .is_ok_and(|found| (found.st_dev, found.st_ino) == identity)
 }
 
 /// st_dev of the devpts that a process sees at /dev/pts, if it sees one.

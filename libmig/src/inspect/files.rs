@@ -47,6 +47,18 @@ impl FileSource<'_> {
     }
 }
 
+/// Where the names of a job are looked up.
+///
+/// # Errors
+/// There is no process, or it is gone.
+pub fn root(processes: &[FileSource<'_>], stdio: &CapsuleStdio) -> std::io::Result<OwnedFd> {
+    match (&stdio.root, processes.first()) {
+        (Some(root), _) => root.try_clone(),
+        (None, Some(first)) => fd::root(first.host),
+        (None, None) => Err(std::io::ErrorKind::NotFound.into()),
+    }
+}
+
 /// Every descriptor of the tree that cannot travel. What appears or goes away
 /// while this looks is left to the capture, which judges again.
 #[must_use]
@@ -68,6 +80,7 @@ struct Holder {
 struct Survey<'a> {
     processes: &'a [FileSource<'a>],
     stdio: &'a CapsuleStdio,
+    root: Option<OwnedFd>,
     devpts: Option<u64>,
     obstacles: Vec<Obstacle>,
     /// Pipes and FIFOs by (device, inode).
@@ -81,13 +94,12 @@ struct Survey<'a> {
 
 impl<'a> Survey<'a> {
     fn new(processes: &'a [FileSource<'a>], stdio: &'a CapsuleStdio) -> Self {
-        let devpts = processes
-            .iter()
-            .find_map(|source| fd::devpts(&fd::root(source.host).ok()?));
+        let root = root(processes, stdio).ok();
         Self {
             processes,
             stdio,
-            devpts,
+            devpts: root.as_ref().and_then(fd::devpts),
+            root,
             obstacles: Vec::new(),
             pipes: BTreeMap::new(),
             masters: Vec::new(),
@@ -103,10 +115,9 @@ impl<'a> Survey<'a> {
             .iter()
             .position(|other| other.host == source.host)
             .unwrap_or_default();
-        let root = fd::root(source.host).ok();
         for number in fd::numbers(source.host).unwrap_or_default() {
             match Seen::look(source.host, number) {
-                Ok(seen) => self.descriptor(index, seen, root.as_ref()),
+                Ok(seen) => self.descriptor(index, seen),
                 Err(fd::SeeError::Look { .. }) => {}
                 Err(fd::SeeError::Info { source: error, .. }) => {
                     let refusal = refusal::unknown(&error.to_string());
@@ -116,15 +127,13 @@ impl<'a> Survey<'a> {
         }
     }
 
-    fn descriptor(&mut self, process: usize, seen: Seen, root: Option<&OwnedFd>) {
+    fn descriptor(&mut self, process: usize, seen: Seen) {
         match seen.kind(self.stdio, self.devpts) {
             Err(refusal) => self.refuse(process, &seen, &refusal),
-            Ok(Kind::Named) if !self.reachable(&seen, root) => {
+            Ok(Kind::Named) if !self.reachable(&seen) => {
                 self.refuse(process, &seen, &refusal::misnamed(&seen.name()));
             }
-            Ok(Kind::Proc(about))
-                if !moves(self.processes, about) || !self.reachable(&seen, root) =>
-            {
+            Ok(Kind::Proc(about)) if !moves(self.processes, about) || !self.reachable(&seen) => {
                 self.refuse(process, &seen, &refusal::foreign_process(&seen.name()));
             }
             Ok(Kind::Pipe | Kind::Fifo) => {
@@ -142,15 +151,10 @@ impl<'a> Survey<'a> {
         }
     }
 
-    /// A chrooted process sees other names than its links say: those are
-    /// relative to the root of its mount namespace, as the rest of the job sees it.
-    fn reachable(&self, seen: &Seen, root: Option<&OwnedFd>) -> bool {
-        root.is_some_and(|root| seen.leads_here(root))
-            || self
-                .processes
-                .first()
-                .and_then(|first| fd::root(first.host).ok())
-                .is_some_and(|root| seen.leads_here(&root))
+    /// By its name in the capsule, also for a process with another root
+    /// directory: names in /proc are relative to the reader's root.
+    fn reachable(&self, seen: &Seen) -> bool {
+        self.root.as_ref().is_some_and(|root| seen.leads_here(root))
     }
 
     fn controlling_tty(&mut self, process: usize, seen: Seen) {
@@ -357,7 +361,7 @@ mod tests {
                 inode: stat.st_ino,
                 stream: Stdio::Out,
             }],
-            console: None,
+            ..CapsuleStdio::default()
         };
         assert_eq!(verdict(&writer, &stdio), None);
         drop(writer);
@@ -456,8 +460,8 @@ mod tests {
             master: copy,
         });
         let stdio = CapsuleStdio {
-            streams: Vec::new(),
             console,
+            ..CapsuleStdio::default()
         };
         assert_eq!(verdict(&slave, &stdio), None);
         drop(child.stdin.take());

@@ -13,6 +13,10 @@ pub struct CapsuleStdio {
     pub streams: Vec<StdioEnd>,
     /// The job's terminal, if it has one.
     pub console: Option<Console>,
+    /// The root directory of the capsule's init, below which every name of the
+    /// job is looked up: its processes may have others (chroot). `None` is that
+    /// of the first process.
+    pub root: Option<OwnedFd>,
 }
 
 /// The object behind a standard stream.

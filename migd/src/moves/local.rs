@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use libmig::api::{Code, Failure, JobId};
 use libmig::image::Stdio;
+use libmig::inspect::fd;
 use libmig::inspect::stdio::{CapsuleStdio, Console, StdioEnd};
 use libmig::restore::RestoreHost;
 use libmig::sys::HostPid;
@@ -88,7 +89,13 @@ impl Local {
             }
             None => None,
         };
-        Ok(CapsuleStdio { streams, console })
+        let root = fd::root(self.init);
+        let root = root.map_err(|error| broken(&self.job, &error.into()))?;
+        Ok(CapsuleStdio {
+            streams,
+            console,
+            root: Some(root),
+        })
     }
 
     /// Destination: the job is ours in the journal; takes what it waits for, unless

@@ -10,7 +10,7 @@ use crate::{
     image::{Descriptor, FileId, Pid},
     inspect::{
         fd::{self, Kind, Seen},
-        files::moves,
+        files::{self, moves},
         refusal,
     },
     sys::descriptor,
@@ -62,8 +62,8 @@ pub(super) struct Table {
     /// The descriptor table of each process.
     pub(super) descriptors: Vec<Vec<Descriptor>>,
     pub(super) locks: Locks,
-    /// Where names are looked up for each process.
-    roots: Vec<OwnedFd>,
+    /// Where names are looked up; `None` when there is no process.
+    root: Option<OwnedFd>,
 }
 
 /// Only descriptors that agree in this can be one description.
@@ -74,17 +74,17 @@ impl Table {
         processes: &[FileSource<'_>],
         stdio: &CapsuleStdio,
     ) -> Result<Self, FilesError> {
-        let mut roots = Vec::with_capacity(processes.len());
-        for source in processes {
-            let pid = source.pid;
-            roots.push(fd::root(source.host).map_err(|source| FilesError::List { pid, source })?);
-        }
-        let devpts = roots.iter().find_map(fd::devpts);
+        let root = processes.first().map(|first| {
+            let pid = first.pid;
+            files::root(processes, stdio).map_err(|source| FilesError::List { pid, source })
+        });
+        let root = root.transpose()?;
+        let devpts = root.as_ref().and_then(fd::devpts);
         let mut table = Self {
             files: Vec::new(),
             descriptors: Vec::with_capacity(processes.len()),
             locks: Locks::default(),
-            roots,
+            root,
         };
         let mut alike: HashMap<Likeness, Vec<FileId>> = HashMap::new();
         for (process, source) in processes.iter().enumerate() {
@@ -154,7 +154,7 @@ impl Table {
             .kind(stdio, devpts)
             .map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
         if let Kind::Proc(about) = kind
-            && !(moves(processes, about) && self.leads_here(process, &seen))
+            && !(moves(processes, about) && self.leads_here(&seen))
         {
             let refusal = refusal::foreign_process(&seen.name());
             return Err(FilesError::refused(pid, number, &refusal));
@@ -164,7 +164,7 @@ impl Table {
             Kind::Fifo => !seen.deleted(),
             _ => false,
         };
-        if named && !self.leads_here(process, &seen) {
+        if named && !self.leads_here(&seen) {
             let refusal = refusal::misnamed(&seen.name());
             return Err(FilesError::refused(pid, number, &refusal));
         }
@@ -180,13 +180,10 @@ impl Table {
         Ok(file)
     }
 
-    /// A chrooted process sees other names than its links say: those are
-    /// relative to the root that the rest of the job sees.
-    fn leads_here(&self, process: usize, seen: &Seen) -> bool {
-        [Some(&self.roots[process]), self.roots.first()]
-            .into_iter()
-            .flatten()
-            .any(|root| seen.leads_here(root))
+    /// By its name in the capsule, also for a process with another root
+    /// directory: names in /proc are relative to the reader's root.
+    fn leads_here(&self, seen: &Seen) -> bool {
+        self.root.as_ref().is_some_and(|root| seen.leads_here(root))
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io, os::fd::OwnedFd};
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    fs::AtFlags,
+};
 
 use super::{
     CapsuleStdio, FileSource, FilesError, owner,
@@ -10,7 +13,7 @@ use super::{
 };
 use crate::{
     image::{Tty, TtyId},
-    inspect::{fd::Kind, refusal},
+    inspect::{fd::Kind, files, refusal},
     sys::{tty, tty_queue},
 };
 
@@ -154,14 +157,9 @@ impl<'a> Terminals<'a> {
     /// Owner, group and mode of /dev/pts/INDEX.
     fn node(&self, terminal: &Terminal<'_>) -> io::Result<(u32, u32, u32)> {
         let looked_up = || {
-            self.processes
-                .iter()
-                .find_map(|source| {
-                    let index = terminal.index;
-                    let path = format!("/proc/{}/root/dev/pts/{index}", source.host);
-                    rustix::fs::stat(path).ok()
-                })
-                .ok_or(io::ErrorKind::NotFound)
+            let root = files::root(self.processes, self.stdio)?;
+            let name = format!("dev/pts/{}", terminal.index);
+            io::Result::Ok(rustix::fs::statat(root, name, AtFlags::empty())?)
         };
         // A descriptor of /dev/tty has that node's owner.
         let stat = match terminal.slave {

@@ -2,17 +2,13 @@
 
 use std::{
     collections::BTreeSet,
-    ffi::OsStr,
     fs::{self, File},
     io::{self, Read},
     os::{
         fd::OwnedFd,
         unix::{ffi::OsStrExt, fs::MetadataExt},
     },
-    path::Path,
 };
-
-use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 use super::subject::{Finding, Subject};
 use crate::{
@@ -77,11 +73,11 @@ fn check_link(subject: &mut Subject, root: &OwnedFd, link: &'static str, remedy:
     };
     let path = path.as_os_str().as_bytes();
     let identity = (metadata.dev(), metadata.ino());
-    let reason = if path.ends_with(DELETED) && !leads_to(root, path, identity) {
+    let reason = if path.ends_with(DELETED) && !fd::leads_to(root, path, identity) {
         "it has been deleted"
     } else if path.starts_with(SHARED_MEMORY) {
         "it is in /dev/shm, whose files do not move"
-    } else if !leads_to(root, path, identity) {
+    } else if !fd::leads_to(root, path, identity) {
         "its name means something else in the root directory of the job"
     } else {
         return;
@@ -128,20 +124,7 @@ fn unreachable(host: HostPid, root: &OwnedFd, area: &DetailedArea) -> io::Result
     }
     let (start, end) = (area.area.start, area.area.end);
     let mapped = fs::metadata(format!("/proc/{host}/map_files/{start:x}-{end:x}"))?;
-    let found = leads_to(root, name, (mapped.dev(), mapped.ino()));
+    let found = fd::leads_to(root, name, (mapped.dev(), mapped.ino()));
     let reason = "the file that is mapped has been deleted or replaced";
     Ok((!found).then(|| Finding::new(reason, RESTART)))
-}
-
-/// Whether a path in `root` is the file with this device and inode.
-fn leads_to(root: &OwnedFd, path: &[u8], identity: (u64, u64)) -> bool {
-    rustix::fs::openat2(
-        root,
-        Path::new(OsStr::from_bytes(path)),
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
-    .and_then(rustix::fs::fstat)
-    .is_ok_and(|found| (found.st_dev, found.st_ino) == identity)
 }

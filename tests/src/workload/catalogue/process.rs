@@ -75,6 +75,14 @@ pub(super) const PROCESS: &[Workload] = &[
     .single(),
     of(
         "identity",
+        "identity-root",
+        &["--mode", "root"],
+        "the root directory, and what is open below it",
+        &["damage"],
+    )
+    .single(),
+    of(
+        "identity",
         "identity-credentials",
         &["--mode", "credentials"],
         "IDs, groups, capabilities, securebits",
