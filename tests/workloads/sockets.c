@@ -96,6 +96,8 @@ static void messages(void)
 			for (int i = 1; i <= 8; i++) {
 				put(pair[kind][0], 8 * i * i * i * i, seed + i);
 				put(pair[kind][1], i, ~seed + i);
+				if (i == 5)
+					put(pair[kind][0], 0, 0);
 			}
 		if (wl_sabotage("merged"))
 			take(pair[0][1], 0, 8, seed + 1, false), put(pair[0][0], 8, seed + 1);
@@ -104,6 +106,8 @@ static void messages(void)
 			for (int i = 1; i <= 8; i++) {
 				take(pair[kind][1], 0, 8 * i * i * i * i, seed + i, false);
 				take(pair[kind][0], 0, i, ~seed + i, false);
+				if (i == 5)
+					take(pair[kind][1], 0, 0, 0, false);
 			}
 			want_empty(pair[kind][0]);
 			want_empty(pair[kind][1]);

@@ -107,6 +107,18 @@ pub fn has_filter(fd: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// SIOCOUTQ: the kernel's memory that holds what this Unix socket has sent and
+/// nobody has read.
+///
+/// # Errors
+/// What ioctl(2) says.
+pub fn unread(fd: impl AsFd) -> io::Result<i32> {
+    let mut memory: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, which is TIOCOUTQ, writes one int.
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut memory) })?;
+    Ok(memory)
+}
+
 /// The next message (from SO_PEEK_OFF on, where that is set), which stays in
 /// its queue.
 ///

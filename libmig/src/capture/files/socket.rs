@@ -7,9 +7,11 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
 use super::{
     FileSource, FilesError,
-    table::{Found, Table},
+    table::{self, Found, Table},
 };
 use crate::{
     image::{FileId, UnixCredentials, UnixMessage, UnixPeer, UnixSocket},
@@ -122,47 +124,76 @@ impl<'a> Sockets<'a> {
             return Err(found.refused(&refusal::socket_busy(reason)));
         }
         let peeking = Peeking::start(&found.copy).map_err(unreadable())?;
-        let queue = self.read(found, stream.then_some(waiting), &peeking);
+        let queue = self.read(found, (seen, waiting), &peeking);
         // Only now: what the queue is read by must be as it was, come what may.
         drop(peeking);
-        queue
+        let queue = queue?;
+        if !stream && self.hides(seen, &queue).map_err(unreadable())? {
+            let reason = "an empty message in it has been looked at before, and is not seen again";
+            return Err(found.refused(&refusal::socket_busy(reason)));
+        }
+        Ok(queue)
+    }
+
+    /// Whether there is more in a queue of messages than was seen. Of an empty
+    /// message SO_PEEK_OFF leads past at the second look (the program may have
+    /// taken the first, or a capture that was given up); what it is held in
+    /// remains. The same messages in a pair of our own take as much.
+    fn hides(&self, seen: &Socket, queue: &[UnixMessage]) -> io::Result<bool> {
+        let Some(peer) = seen.peer.and_then(|peer| self.ids.get(&peer)) else {
+            return Ok(false);
+        };
+        let kind = match seen.kind {
+            libc::SOCK_DGRAM => SocketType::DGRAM,
+            _ => SocketType::SEQPACKET,
+        };
+        let held = socket::unread(&self.table.files[table::index(*peer)].copy)?;
+        let (family, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+        let (sender, _receiver) = rustix::net::socketpair(family, kind, flags, None)?;
+        socket::set_option(&sender, libc::SO_SNDBUFFORCE, i32::MAX / 2)?;
+        for message in queue {
+            socket::send(&sender, &message.bytes, &[], None)?;
+        }
+        Ok(held > socket::unread(&sender)?)
     }
 
     /// Every message from the first on; of a stream so many bytes.
     fn read(
         &self,
         found: &Found,
-        stream: Option<usize>,
+        (seen, waiting): (&Socket, usize),
         peeking: &Peeking<'_>,
     ) -> Result<Vec<UnixMessage>, FilesError> {
         let unreadable = || found.host::<io::Error>("what waits in it");
         let mut queue: Vec<UnixMessage> = Vec::new();
         let mut done = 0;
-        let mut buffer = vec![0; stream.unwrap_or(0).clamp(PIECE, LONGEST)];
-        while stream.is_none_or(|waiting| done < waiting) {
+        let stream = seen.kind == libc::SOCK_STREAM;
+        let mut buffer = vec![0; waiting.clamp(PIECE, LONGEST)];
+        while !stream || done < waiting {
             let peeked = match socket::peek(&found.copy, &mut buffer) {
                 Ok(peeked) => peeked,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(unreadable()(error)),
             };
-            if peeked.truncated && stream.is_none() && buffer.len() < LONGEST {
+            if peeked.truncated && !stream && buffer.len() < LONGEST {
                 buffer.resize((buffer.len() * 4).min(LONGEST), 0);
                 peeking.from(done).map_err(unreadable())?;
                 continue;
             }
-            if peeked.length == 0 && at_end(found, stream) {
+            if peeked.length == 0 && may_be_the_end(seen) {
                 break;
             }
-            if stream.is_some() && peeked.length > 1 && !peeked.descriptors.is_empty() {
+            if stream && peeked.length > 1 && !peeked.descriptors.is_empty() {
                 // A look takes them together with the plain bytes before theirs.
                 let reason = "descriptors are on their way in it, nobody can tell with which byte";
                 return Err(found.refused(&refusal::socket_busy(reason)));
             }
             done += peeked.length;
             let message = self.message(found, &peeked, &buffer[..peeked.length])?;
-            append(&mut queue, message, stream.is_some());
+            append(&mut queue, message, stream);
         }
-        if stream.is_some_and(|waiting| done != waiting) {
+        // Of datagrams the kernel counts only the first.
+        if seen.kind != libc::SOCK_DGRAM && done != waiting {
             let reason = "it holds more than can be looked at";
             return Err(found.refused(&refusal::socket_busy(reason)));
         }
@@ -233,10 +264,11 @@ fn append(queue: &mut Vec<UnixMessage>, message: UnixMessage, stream: bool) {
     }
 }
 
-/// A SOCK_SEQPACKET tells of its end by no bytes, as it does of an empty message.
-fn at_end(found: &Found, stream: Option<usize>) -> bool {
-    let kind = socket::option(&found.copy, libc::SO_TYPE);
-    stream.is_some() || kind.is_ok_and(|kind| kind == libc::SOCK_SEQPACKET)
+/// A stream ends with no bytes, and so does a SOCK_SEQPACKET that gets nothing
+/// any more: there an empty message looks the same.
+fn may_be_the_end(seen: &Socket) -> bool {
+    let shut = seen.shutdown & 1 != 0;
+    seen.kind == libc::SOCK_STREAM || seen.kind == libc::SOCK_SEQPACKET && shut
 }
 
 fn inode(found: &Found) -> u32 {
