@@ -171,6 +171,35 @@ fn a_program_that_spawns_all_the_time_is_frozen_at_once() {
     victim.assert_unharmed();
 }
 
+/// It lasts, so nobody tries again.
+#[test]
+fn processes_that_share_something_are_refused_for_good() {
+    for (flags, what) in [
+        ("0", None),
+        ("100", Some("its address space")),
+        ("200", Some("its current directory and umask")),
+        ("400", Some("its descriptor table")),
+        // Handlers come with memory only.
+        ("900", Some("its signal handlers")),
+    ] {
+        let victim = Victim::start_below_init("sharer", &[flags]);
+        let frozen = freeze(victim.init());
+        let Some(what) = what else {
+            assert_eq!(frozen.unwrap().processes().count(), 3);
+            continue;
+        };
+        let error = frozen.expect_err(what);
+        let ids = process::tree(victim.init());
+        let reason = format!("it shares {what} with process {}", ids[1].1);
+        let told = error.obstacles();
+        assert!(
+            told.iter().any(|found| found.reason == reason),
+            "{reason}: {told:?}"
+        );
+        assert!(told.iter().all(|found| !found.transient), "{told:?}");
+    }
+}
+
 /// `state.c`, with what it says of itself.
 fn state() -> (Victim, BTreeMap<String, u64>) {
     let mut victim = Victim::start_below_init("state", &[]);

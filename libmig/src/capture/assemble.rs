@@ -14,11 +14,10 @@ use super::{
 };
 use crate::{
     image::{INIT, Pid},
-    inspect::{maps, process},
+    inspect::{maps, process, sharing::Sharers},
     sys::{
         HostPid,
         ptrace::{SignalState, Stopped, reg},
-        sched::{self, Shared},
     },
 };
 
@@ -40,9 +39,6 @@ pub(super) fn assemble(
         pids.insert(*host, pid);
         let ppid = pids.get(&stat.ppid).copied().unwrap_or(INIT);
         let (threads, stopped) = take_threads(caught, *host, pid, watch)?;
-        if let Some(parent) = processes.iter().find(|process| process.pid == ppid) {
-            refuse_sharing(parent, *host, pid, threads.is_empty())?;
-        }
         processes.push(FrozenProcess {
             host: *host,
             pid,
@@ -53,6 +49,7 @@ pub(super) fn assemble(
     }
     // Whoever is left belongs to nobody in the tree any more: dead by now.
     caught.clear();
+    refuse_sharing(&processes)?;
     Ok(processes)
 }
 
@@ -132,21 +129,21 @@ fn settle_state(
     })
 }
 
-fn refuse_sharing(
-    parent: &FrozenProcess,
-    host: HostPid,
-    pid: Pid,
-    zombie: bool,
-) -> Result<(), CaptureError> {
-    if zombie || parent.threads.is_empty() {
-        return Ok(());
-    }
-    for what in [Shared::Memory, Shared::Files, Shared::Fs, Shared::Actions] {
-        let shared = sched::share(parent.host, host, what)
-            .map_err(CaptureError::proc(host, "what it shares"))?;
-        if shared {
-            return Err(obstacle(hindrance::sharing(pid, parent.pid, what)));
+/// Processes that all have stopped.
+fn refuse_sharing(processes: &[FrozenProcess]) -> Result<(), CaptureError> {
+    let mut sharers = Sharers::default();
+    let mut obstacles = Vec::new();
+    // Zombies have nothing to share.
+    for process in processes.iter().filter(|one| !one.threads.is_empty()) {
+        for link in sharers.add(process.host) {
+            let other = processes.iter().find(|one| one.host == link.other);
+            let other = other.map_or(link.other.raw(), |other| other.pid);
+            obstacles.push(hindrance::sharing(process.pid, other, &link));
         }
     }
-    Ok(())
+    if obstacles.is_empty() {
+        Ok(())
+    } else {
+        Err(CaptureError::Obstacles(obstacles))
+    }
 }

@@ -4,28 +4,26 @@ use super::CaptureError;
 use crate::{
     api::Obstacle,
     image::Pid,
-    inspect::process,
-    sys::{HostPid, sched::Shared},
+    inspect::{
+        process,
+        sharing::{self, Link},
+    },
+    sys::HostPid,
 };
 
 pub(super) fn obstacle(obstacle: Obstacle) -> CaptureError {
     CaptureError::Obstacles(vec![obstacle])
 }
 
-/// What two processes have in common that a copy of each would not.
-pub(super) fn sharing(pid: Pid, parent: Pid, what: Shared) -> Obstacle {
-    let name = match what {
-        Shared::Memory => "the address space",
-        Shared::Files => "the descriptor table",
-        Shared::Fs => "the current directory and umask",
-        Shared::Actions => "the signal handlers",
-    };
+/// What two processes have in common that a copy of each would not. It lasts:
+/// nobody is in vfork when all have stopped.
+pub(super) fn sharing(pid: Pid, other: Pid, link: &Link) -> Obstacle {
     Obstacle {
         pid: Some(pid),
         object: format!("process {pid}"),
-        reason: format!("it shares {name} with its parent, process {parent}"),
-        remedy: "it passes when the child calls exec; wait or try again".to_owned(),
-        transient: true,
+        reason: link.reason(other),
+        remedy: sharing::REMEDY.to_owned(),
+        transient: false,
     }
 }
 

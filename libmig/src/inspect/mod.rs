@@ -17,6 +17,7 @@ pub mod probe;
 pub mod proc_file;
 pub mod process;
 pub mod refusal;
+pub mod sharing;
 pub mod smaps;
 pub mod stdio;
 pub mod text;

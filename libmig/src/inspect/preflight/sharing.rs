@@ -2,14 +2,15 @@
 //! threads of a restored process share, and processes that share something,
 //! which restored processes do not.
 
-use std::cmp::Ordering;
-
 use super::{
     states,
     subject::{Finding, Subject, leaving},
 };
 use crate::{
-    inspect::process,
+    inspect::{
+        process,
+        sharing::{self, Link, Sharers},
+    },
     sys::{
         HostPid,
         sched::{self, Shared},
@@ -21,14 +22,6 @@ const OF_THREADS: [(Shared, &str); 2] = [
     (Shared::Files, "a descriptor table of its own"),
     (Shared::Fs, "a current directory and umask of its own"),
 ];
-/// What processes may share, by clone(2).
-const OF_PROCESSES: [(Shared, &str); 4] = [
-    (Shared::Memory, "its address space"),
-    (Shared::Files, "its descriptor table"),
-    (Shared::Fs, "its current directory and umask"),
-    (Shared::Actions, "its signal handlers"),
-];
-
 /// Compares the threads of a process with its first one.
 pub(super) fn within(subject: &mut Subject) {
     let Some(first) = subject.tasks.first().map(|task| task.host) else {
@@ -60,24 +53,17 @@ pub(super) fn between(subject: &mut Subject, others: impl Iterator<Item = HostPi
     if subject.is_dead() {
         return;
     }
-    for other in others {
-        if other == subject.host {
-            continue;
-        }
-        for (what, name) in OF_PROCESSES {
-            if sched::share(subject.host, other, what).unwrap_or(false) {
-                refuse(subject, other, what, name);
-            }
+    let host = subject.host;
+    for other in others.filter(|other| *other != host) {
+        for link in sharing::between(host, other) {
+            refuse(subject, link);
         }
     }
 }
 
 /// Finds the processes of a tree that share something, each pair once.
 #[derive(Default)]
-pub(super) struct Pairs {
-    /// For each of [`OF_PROCESSES`] one holder of each object, in kcmp's order.
-    holders: [Vec<HostPid>; OF_PROCESSES.len()],
-}
+pub(super) struct Pairs(Sharers);
 
 impl Pairs {
     /// Compares a process with those that were added before.
@@ -85,21 +71,14 @@ impl Pairs {
         if subject.is_dead() {
             return;
         }
-        for (holders, (what, name)) in self.holders.iter_mut().zip(OF_PROCESSES) {
-            // One that has ended meanwhile compares at random; a search does
-            // not mind, and what it finds is asked for once more.
-            let order = |other: &HostPid| {
-                sched::compare(*other, subject.host, what).unwrap_or(Ordering::Less)
-            };
-            match holders.binary_search_by(order) {
-                Ok(at) => refuse(subject, holders[at], what, name),
-                Err(at) => holders.insert(at, subject.host),
-            }
+        for link in self.0.add(subject.host) {
+            refuse(subject, link);
         }
     }
 }
 
-fn refuse(subject: &mut Subject, other: HostPid, what: Shared, name: &str) {
+fn refuse(subject: &mut Subject, link: Link) {
+    let Link { other, what, .. } = link;
     // The dead have nothing, and kcmp finds that they share it.
     if !lives(subject.host)
         || !lives(other)
@@ -118,10 +97,7 @@ fn refuse(subject: &mut Subject, other: HostPid, what: Shared, name: &str) {
         .ok()
         .and_then(|status| status.own_id());
     let other = id.unwrap_or(other.raw());
-    subject.refuse_process(Finding::new(
-        format!("it shares {name} with process {other}"),
-        "none yet: only threads may share these, not processes (clone)",
-    ));
+    subject.refuse_process(Finding::new(link.reason(other), sharing::REMEDY));
 }
 
 fn lives(task: HostPid) -> bool {
