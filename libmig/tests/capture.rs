@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     fs, io,
+    os::unix::fs::MetadataExt,
     path::PathBuf,
     thread,
     time::{Duration, Instant},
@@ -16,9 +17,14 @@ use std::{
 
 use common::{Victim, until};
 use libmig::{
-    capture::{BulkSink, Captured, Frozen, Tables, freeze},
+    capture::{
+        BulkSink, Captured, Frozen, Tables,
+        files::{self, CapsuleStdio, FileSource, StdioEnd},
+        freeze,
+    },
     image::{
         Backing, BulkTarget, LiveProcess, Mapping, Process, ProcessKind, SharedAccess, SharedKind,
+        Stdio,
     },
     inspect::process,
     sys::{
@@ -197,6 +203,48 @@ fn processes_that_share_something_are_refused_for_good() {
             "{reason}: {told:?}"
         );
         assert!(told.iter().all(|found| !found.transient), "{told:?}");
+    }
+}
+
+#[test]
+fn a_terminal_opened_with_o_cloexec_has_duplicates_that_exec_keeps() {
+    let mut victim = Victim::start_below_init("peers", &[]);
+    let [closed, kept] = [(); 2].map(|()| victim.line().parse::<i32>().unwrap());
+    let mut frozen = freeze(victim.init()).unwrap();
+    let host = frozen.processes().next().unwrap();
+    let captured = frozen.capture(|sources, shared| {
+        let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
+        let stdio = CapsuleStdio {
+            streams: vec![stream(host)],
+            ..CapsuleStdio::default()
+        };
+        files::capture(&sources, &stdio, shared).map(|tables| tables.split().0)
+    });
+    let image = captured.unwrap().image;
+    let by_exec = |number| {
+        let mut all = live(&image.processes[0]).descriptors.iter();
+        all.find(|one| one.number == number).unwrap().close_on_exec
+    };
+    assert!(by_exec(closed), "its own");
+    assert!(!by_exec(kept), "the duplicate");
+    assert!(
+        image
+            .files
+            .iter()
+            .all(|file| file.flags & libc::O_CLOEXEC == 0)
+    );
+    frozen.thaw();
+    nix::sys::signal::kill(host.into(), nix::sys::signal::Signal::SIGUSR1).unwrap();
+    victim.assert_unharmed();
+}
+
+/// The pipe that a victim writes to.
+fn stream(victim: HostPid) -> StdioEnd {
+    let pipe = fs::metadata(format!("/proc/{victim}/fd/1")).unwrap();
+    StdioEnd {
+        device: pipe.dev(),
+        inode: pipe.ino(),
+        stream: Stdio::Out,
     }
 }
 

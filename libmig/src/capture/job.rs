@@ -11,7 +11,7 @@ use super::{
     CaptureError, Frozen, SharedRegistry,
     clock::JobClock,
     process::{self, Context},
-    thread,
+    query, thread,
 };
 use crate::{
     image::{
@@ -87,8 +87,9 @@ impl Frozen {
         // which these are read.
         let capsule = self.capsule()?;
         let read = Instant::now();
-        let tables = descriptors(&sources, &mut shared)
+        let mut tables = descriptors(&sources, &mut shared)
             .map_err(|error| CaptureError::Files(error.into()))?;
+        self.settle_close_on_exec(&mut tables)?;
         let live = processes
             .iter_mut()
             .filter_map(|process| match &mut process.kind {
@@ -136,6 +137,37 @@ impl Frozen {
             .map(|process| process::capture(process, &mut context))
             .collect::<Result<_, _>>()?;
         Ok((processes, context.asked))
+    }
+
+    /// /proc shows the flags of a description and of a descriptor as one. A terminal
+    /// that TIOCGPTPEER opened with O_CLOEXEC has that for ever, so that only the
+    /// process can tell which of its descriptors will be closed.
+    fn settle_close_on_exec(&mut self, tables: &mut Tables) -> Result<(), CaptureError> {
+        let files = &tables.files;
+        let marked = |one: &Descriptor| {
+            let file = usize::try_from(one.file).ok().and_then(|at| files.get(at));
+            one.close_on_exec && file.is_some_and(|file| file.flags & libc::O_CLOEXEC != 0)
+        };
+        let leaders = self
+            .processes
+            .iter_mut()
+            .filter_map(|process| process.threads.first_mut());
+        for (leader, table) in leaders.zip(&mut tables.descriptors) {
+            let doubtful: Vec<&mut Descriptor> =
+                table.iter_mut().filter(|one| marked(one)).collect();
+            if doubtful.is_empty() {
+                continue;
+            }
+            let numbers: Vec<i32> = doubtful.iter().map(|one| one.number).collect();
+            let answers = query::close_on_exec(&mut leader.stopped, &numbers)?;
+            for (one, answer) in doubtful.into_iter().zip(answers) {
+                one.close_on_exec = answer;
+            }
+        }
+        for file in &mut tables.files {
+            file.flags &= !libc::O_CLOEXEC;
+        }
+        Ok(())
     }
 
     pub(super) fn pidfds(&self) -> Result<Vec<(Pid, HostPid, OwnedFd)>, CaptureError> {

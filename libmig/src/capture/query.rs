@@ -59,6 +59,34 @@ pub(super) fn ask<'a>(
     Ok(answers)
 }
 
+/// FD_CLOEXEC of some descriptors of a process, by its leader.
+pub(super) fn close_on_exec(
+    leader: &mut Stopped,
+    numbers: &[i32],
+) -> Result<Vec<bool>, CaptureError> {
+    let pid = leader.thread();
+    let site = maps::injection_site(pid).map_err(CaptureError::proc(pid, "maps"))?;
+    let injector = Injector::install(leader, &site)?;
+    let mut batch = Batch::new();
+    let slots: Vec<Slot> = numbers
+        .iter()
+        .map(|number| {
+            let command = libc::F_GETFD.into();
+            batch.call(libc::SYS_fcntl, &[(*number).into(), command])
+        })
+        .collect();
+    let answers = injector.run(leader, &batch).and_then(|results| {
+        let flags = slots.iter().map(|slot| results.value(*slot));
+        flags
+            .map(|flags| Ok(flags? & 1 != 0))
+            .collect::<Result<Vec<bool>, RemoteError>>()
+    });
+    let removed = injector.remove(leader, site.foothold);
+    let answers = answers?;
+    removed?;
+    Ok(answers)
+}
+
 fn ask_through<'a>(
     injector: Injector,
     leader: &mut Stopped,

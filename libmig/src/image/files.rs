@@ -25,7 +25,8 @@ pub struct Descriptor {
 /// An open file description.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenFile {
-    /// Status flags and access mode as F_GETFL gives them, O_CLOEXEC left out.
+    /// Status flags and access mode as F_GETFL gives them, in a whole image without
+    /// O_CLOEXEC.
     pub flags: i32,
     /// File offset; 0 where there is none.
     pub position: i64,
