@@ -23,6 +23,13 @@ fn role() {
     capsule::play_role();
 }
 
+/// Workloads that cannot be restored beside the original, and the words of the refusal.
+const REFUSED: &[(&str, &str)] = &[(
+    // Both copies are in one network namespace, which the address belongs to.
+    "sockets-abstract",
+    "somebody at the destination has it",
+)];
+
 mig_tests::test_each_group!(agree);
 
 /// Tries every workload of a group, and reports all differences together.
@@ -35,7 +42,16 @@ fn agree(group: &str) {
     let failures: Vec<String> = workloads
         .iter()
         .filter_map(|workload| {
-            let error = trial::run(workload).err()?;
+            let found = trial::run(workload);
+            let refused = REFUSED.iter().find(|(name, _)| *name == workload.name);
+            let error = match (found, refused) {
+                (Ok(()), None) => return None,
+                (Err(error), Some((_, words))) if format!("{error:#}").contains(words) => {
+                    return None;
+                }
+                (Ok(()), Some((_, words))) => anyhow::anyhow!("not refused: {words}"),
+                (Err(error), _) => error,
+            };
             Some(format!(
                 "{} ({}): {error:#}",
                 workload.name, workload.proves

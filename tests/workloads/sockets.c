@@ -6,9 +6,11 @@
  * --mode options: options, buffer sizes, flags, and who is at the other end
  * --mode carried: descriptors and senders on their way
  * --mode epoll: an epoll set that watches sockets
+ * --mode abstract: a socket that listens at an abstract address, and its connections
  * --mode passed: a ring of processes with words on their way
  */
 #include "workload.h"
+#include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/ioctl.h>
@@ -338,6 +340,92 @@ static void epoll(void)
 	}
 }
 
+static socklen_t address(struct sockaddr_un *where)
+{
+	*where = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	int n = snprintf(where->sun_path + 1, sizeof where->sun_path - 1, "%s", wl_path("abstract") + 1);
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)n);
+}
+
+static void want_name(int fd, bool peer, const struct sockaddr_un *where, socklen_t length)
+{
+	struct sockaddr_un found;
+	socklen_t size = sizeof found;
+	MUST(peer ? getpeername(fd, (void *)&found, &size) : getsockname(fd, (void *)&found, &size));
+	CHECK(size == length && !memcmp(&found, where, length), "address of a socket");
+}
+
+static void want_peer(int fd, pid_t pid)
+{
+	struct ucred peer;
+	socklen_t room = sizeof peer;
+	MUST(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &room));
+	CHECK(peer.pid == pid && peer.uid == geteuid(), "peer %d, not %d", peer.pid, pid);
+}
+
+/* A child connects once, and answers; the parent also connects to itself. */
+static void abstract(void)
+{
+	struct sockaddr_un where;
+	socklen_t length = address(&where);
+	int listener = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0)), bound = MUST(socket(AF_UNIX, SOCK_SEQPACKET, 0));
+	uint64_t word;
+	MUST(bind(listener, (void *)&where, length));
+	MUST(listen(listener, 5));
+	/* Each kind of socket has names of its own. */
+	MUST(bind(bound, (void *)&where, length));
+	pid_t child = wl_fork();
+	if (child == 0) {
+		close(listener);
+		int client = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+		MUST(connect(client, (void *)&where, length));
+		want_peer(client, getppid());
+		while (recv(client, &word, 8, MSG_WAITALL) == 8) {
+			want_peer(client, getppid());
+			want_name(client, true, &where, length);
+			word = wl_mix(word);
+			CHECK(send(client, &word, 8, 0) == 8, "send: %s", strerror(errno));
+		}
+		_exit(0);
+	}
+	struct pollfd ready = { .fd = listener, .events = POLLIN };
+	MUST(poll(&ready, 1, 5000));
+	int server = MUST(accept(listener, NULL, NULL));
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		int client = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0));
+		int gone = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+		MUST(connect(client, (void *)&where, length));
+		int accepted = MUST(accept4(listener, NULL, NULL, SOCK_NONBLOCK));
+		MUST(connect(gone, (void *)&where, length));
+		int left = MUST(accept4(listener, NULL, NULL, SOCK_NONBLOCK));
+		CHECK(send(server, &seed, 8, 0) == 8, "send: %s", strerror(errno));
+		put(client, 800, seed);
+		put(accepted, 16, seed);
+		put(gone, 24, seed);
+		close(gone);
+		if (wl_sabotage("name"))
+			where.sun_path[1] ^= 1;
+		more = hold();
+		want_name(listener, false, &where, length);
+		want_name(bound, false, &where, length);
+		want_name(accepted, false, &where, length);
+		want_name(server, false, &where, length);
+		want_peer(server, child);
+		want_peer(client, getpid());
+		want_peer(accepted, getpid());
+		take(accepted, 0, 800, seed, true);
+		take(client, 0, 16, seed, true);
+		take(left, 0, 24, seed, true);
+		CHECK(recv(left, &word, 8, 0) == 0, "no end without a peer");
+		CHECK(recv(server, &word, 8, MSG_WAITALL) == 8 && word == wl_mix(seed), "the answer of the child");
+		close(client), close(accepted), close(left);
+	}
+	close(server);
+	int status;
+	CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
+}
+
 /* Children in a ring pass words on, each by a pair of its own; the parent is one of them. */
 static void passed(void)
 {
@@ -404,6 +492,8 @@ int main(int argc, char **argv)
 		carried();
 	else if (wl_mode("epoll"))
 		epoll();
+	else if (wl_mode("abstract"))
+		abstract();
 	else if (wl_mode("passed"))
 		passed();
 	else

@@ -9,6 +9,13 @@ use super::{FileId, Pid};
 pub struct UnixSocket {
     /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
     pub kind: i32,
+    /// Its abstract address, which begins with a zero.
+    #[serde(with = "serde_bytes")]
+    pub name: Option<Vec<u8>>,
+    /// How many connections may wait, if it listens.
+    pub backlog: Option<u32>,
+    /// The socket that it was accepted from, whose address it has.
+    pub accepted_from: Option<FileId>,
     /// What it is connected to.
     pub peer: UnixPeer,
     /// Which directions are closed: 1 for receiving, 2 for sending.

@@ -76,21 +76,12 @@ pub(crate) fn foreign_socket() -> Refusal {
     )
 }
 
-/// A Unix socket that others can connect to.
-pub(crate) fn socket_listens() -> Refusal {
-    Refusal::new(
-        "socket",
-        "it listens for connections, which cannot move yet",
-        "use socketpair(2) between processes of a job, or close it before the move",
-    )
-}
-
-/// A Unix socket with an address.
+/// A Unix socket with an address that is not carried.
 pub(crate) fn socket_named() -> Refusal {
     Refusal::new(
         "socket",
-        "it has an address, or its peer accepted it at one, which cannot move yet",
-        "use socketpair(2) between processes of a job, or close it before the move",
+        "it has an address of a kind that cannot move yet (a path, or of datagrams, or nobody listens at it any more)",
+        "use socketpair(2) or an abstract address within the job, or close it before the move",
     )
 }
 

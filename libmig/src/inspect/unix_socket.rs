@@ -55,17 +55,22 @@ const NLM_F_REQUEST: u16 = 1;
 const NLMSG_ERROR: u16 = 2;
 const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;
-/// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER.
-const SHOW: u32 = 1 | 4;
+/// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN.
+const SHOW: u32 = 1 | 4 | 0x10;
 const NAME: u16 = 0;
 const PEER: u16 = 2;
+const QUEUES: u16 = 4;
 const SHUTDOWN: u16 = 6;
 
 /// A socket of AF_UNIX that can travel if its peer can.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Socket {
     /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
     pub kind: i32,
+    /// Its abstract address.
+    pub name: Option<Vec<u8>>,
+    /// How many connections may wait, if it listens.
+    pub backlog: Option<u32>,
     /// Inode of what it is connected to; 0 for a socket that is closed.
     pub peer: Option<u32>,
     /// sk_shutdown: 1 for receiving, 2 for sending.
@@ -78,7 +83,9 @@ pub struct Socket {
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Diag {
     state: u8,
-    named: bool,
+    name: Option<Vec<u8>>,
+    /// Connections that wait and how many may, of one that listens.
+    queues: (u32, u32),
     peer: Option<u32>,
     shutdown: u8,
 }
@@ -109,19 +116,33 @@ pub fn look(fd: &OwnedFd, inode: u64) -> Result<Socket, Refusal> {
     let events = poll(fd).map_err(unreadable)?;
     let found = Socket {
         kind,
+        name: diag.name.clone(),
+        backlog: (diag.state == LISTENING).then_some(diag.queues.1),
         peer: diag.peer,
         shutdown: diag.shutdown,
         reset: events.contains(PollFlags::ERR),
     };
-    judge(&diag, found, events.contains(PollFlags::PRI)).map_or(Ok(found), Err)
+    judge(&diag, &found, events.contains(PollFlags::PRI)).map_or(Ok(found), Err)
 }
 
-fn judge(diag: &Diag, found: Socket, urgent: bool) -> Option<Refusal> {
+fn judge(diag: &Diag, found: &Socket, urgent: bool) -> Option<Refusal> {
     let dgram = found.kind == libc::SOCK_DGRAM;
-    if diag.state == LISTENING {
-        return Some(refusal::socket_listens());
+    if diag
+        .name
+        .as_ref()
+        .is_some_and(|name| name.first() != Some(&0))
+    {
+        return Some(refusal::socket_named());
     }
-    if diag.named {
+    if dgram && diag.name.is_some() {
+        return Some(refusal::socket_named());
+    }
+    if diag.state == LISTENING && diag.queues.0 > 0 {
+        return Some(refusal::socket_busy(
+            "connections wait in it to be accepted",
+        ));
+    }
+    if diag.state == LISTENING && diag.name.is_none() {
         return Some(refusal::socket_named());
     }
     if urgent {
@@ -141,11 +162,27 @@ fn judge(diag: &Diag, found: Socket, urgent: bool) -> Option<Refusal> {
 /// Why one of these cannot travel, the others being all that the job has.
 #[must_use]
 pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Option<Refusal> {
+    if socket.name.is_some() && socket.peer.is_some() && listener(socket, all).is_none() {
+        // Bound by itself, or accepted by a socket that is closed: who knows.
+        return Some(refusal::socket_named());
+    }
     let peer = socket.peer.filter(|peer| *peer != 0)?;
     let mutual = all
         .get(&peer)
         .is_some_and(|other| other.peer == Some(inode) && other.kind == socket.kind);
     (!mutual).then(refusal::foreign_socket)
+}
+
+/// The inode of the socket that a connected one was accepted from.
+#[must_use]
+pub fn listener(socket: &Socket, all: &BTreeMap<u32, Socket>) -> Option<u32> {
+    let accepted = |other: &&Socket| {
+        other.backlog.is_some() && (other.kind, &other.name) == (socket.kind, &socket.name)
+    };
+    socket.peer?;
+    socket.name.as_ref()?;
+    all.iter()
+        .find_map(|(inode, other)| accepted(&other).then_some(*inode))
 }
 
 fn poll(fd: &OwnedFd) -> io::Result<PollFlags> {
@@ -203,7 +240,11 @@ fn parse(answer: &[u8]) -> io::Result<Diag> {
         let kind = half(answer, at + 2).ok_or_else(malformed)?;
         let value = answer.get(at + 4..at + length).ok_or_else(malformed)?;
         match kind {
-            NAME => diag.named = true,
+            NAME => diag.name = Some(value.to_vec()),
+            QUEUES => {
+                let queue = |at| word(value, at).ok_or_else(malformed);
+                diag.queues = (queue(0)?, queue(4)?);
+            }
             PEER => diag.peer = Some(word(value, 0).ok_or_else(malformed)?),
             SHUTDOWN => diag.shutdown = *value.first().ok_or_else(malformed)?,
             _ => {}
@@ -253,14 +294,17 @@ mod tests {
         let ((a, left), (b, right)) = (see(&one), see(&other));
         let (left, right) = (left.unwrap(), right.unwrap());
         assert_eq!((left.peer, right.peer), (Some(b), Some(a)));
-        let both = BTreeMap::from([(a, left), (b, right)]);
+        let both = BTreeMap::from([(a, left.clone()), (b, right)]);
         assert_eq!(strayed(&left, a, &both), None);
-        let alone = BTreeMap::from([(a, left)]);
+        let alone = BTreeMap::from([(a, left.clone())]);
         assert_eq!(strayed(&left, a, &alone), Some(refusal::foreign_socket()));
         drop(other);
         let left = see(&one).1.unwrap();
         assert_eq!((left.peer, left.shutdown), (Some(0), BOTH_SHUT));
-        assert_eq!(strayed(&left, a, &BTreeMap::from([(a, left)])), None);
+        assert_eq!(
+            strayed(&left, a, &BTreeMap::from([(a, left.clone())])),
+            None
+        );
     }
 
     #[test]
@@ -275,17 +319,47 @@ mod tests {
     }
 
     #[test]
+    fn what_was_accepted_knows_its_listener() {
+        use std::os::linux::net::SocketAddrExt;
+        let name = format!("mig-test-{}", std::process::id());
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let client = UnixStream::connect_addr(&address).unwrap();
+        assert!(see(&listener).1.unwrap_err().transient, "one waits");
+        let (server, _) = listener.accept().unwrap();
+        let ends = [see(&listener), see(&client), see(&server)];
+        let all: BTreeMap<u32, Socket> = ends
+            .iter()
+            .map(|(inode, found)| (*inode, found.clone().unwrap()))
+            .collect();
+        for (inode, socket) in &all {
+            assert_eq!(strayed(socket, *inode, &all), None);
+        }
+        assert!(all[&ends[0].0].backlog.is_some());
+        assert_eq!(super::listener(&all[&ends[2].0], &all), Some(ends[0].0));
+        assert_eq!(super::listener(&all[&ends[1].0], &all), None);
+        let left: BTreeMap<u32, Socket> = all
+            .iter()
+            .filter(|(inode, _)| **inode != ends[0].0)
+            .map(|(inode, socket)| (*inode, socket.clone()))
+            .collect();
+        let refusal = strayed(&left[&ends[2].0], ends[2].0, &left);
+        assert_eq!(refusal, Some(refusal::socket_named()));
+    }
+
+    #[test]
     fn what_is_not_carried_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(see(&listener).1, Err(refusal::socket_listens()));
+        assert_eq!(see(&listener).1, Err(refusal::socket_named()));
         let named = UnixDatagram::bind(folder.path().join("named")).unwrap();
         assert_eq!(see(&named).1, Err(refusal::socket_named()));
         let waiting = UnixStream::connect(&path).unwrap();
         assert!(see(&waiting).1.unwrap_err().transient);
         let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(see(&network).1, Err(refusal::socket()));
+        drop(waiting);
         let fresh = UnixDatagram::unbound().unwrap();
         assert_eq!(see(&fresh).1.unwrap().peer, None);
     }

@@ -114,10 +114,8 @@ impl Prepared {
             building.map(process.0, process.1, layout)?;
         }
         building.bury(&image.processes)?;
-        let injector = building.injector;
-        building
-            .opened
-            .connect(image, &mut building.husks, injector)?;
+        let means = (building.injector, building.daemon);
+        building.opened.connect(image, &mut building.husks, means)?;
         building.opened.open_views(image, root.as_fd())?;
         Ok(building)
     }

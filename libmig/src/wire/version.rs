@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 7. Unix sockets with abstract addresses.
 //! 6. Unix sockets with their queues.
 //! 5. Waits of epoll_wait's kind carry the time that is left.
 //! 4. The end of a job says whose it was.
@@ -8,9 +9,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 6;
+pub const NEWEST: u16 = 7;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 6;
+pub const OLDEST: u16 = 7;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -60,8 +60,8 @@ impl<'a> Sockets<'a> {
     }
 
     pub(super) fn capture(&self, found: &Found) -> Result<UnixSocket, FilesError> {
-        let seen = self.seen[&inode(found)];
-        if let Some(refusal) = unix_socket::strayed(&seen, inode(found), &self.seen) {
+        let seen = &self.seen[&inode(found)];
+        if let Some(refusal) = unix_socket::strayed(seen, inode(found), &self.seen) {
             return Err(found.refused(&refusal));
         }
         let part = |part| found.host::<io::Error>(part);
@@ -73,6 +73,9 @@ impl<'a> Sockets<'a> {
             .filter_map(|name| Some((name, option(name).ok()?)));
         Ok(UnixSocket {
             kind: seen.kind,
+            name: seen.name.clone(),
+            backlog: seen.backlog,
+            accepted_from: unix_socket::listener(seen, &self.seen).map(|inode| self.ids[&inode]),
             peer: match seen.peer {
                 None => UnixPeer::None,
                 Some(0) => UnixPeer::Closed,
@@ -91,7 +94,7 @@ impl<'a> Sockets<'a> {
             ),
             options: options.collect(),
             owner: (found.seen.stat.st_uid, found.seen.stat.st_gid),
-            queue: self.queue(found, &seen)?,
+            queue: self.queue(found, seen)?,
         })
     }
 
@@ -113,6 +116,10 @@ impl<'a> Sockets<'a> {
 
     fn queue(&self, found: &Found, seen: &Socket) -> Result<Vec<UnixMessage>, FilesError> {
         let unreadable = || found.host::<io::Error>("what waits in it");
+        if seen.peer.is_none() && seen.kind != libc::SOCK_DGRAM {
+            // One that listens, or will: to read from it is an error.
+            return Ok(Vec::new());
+        }
         let stream = seen.kind == libc::SOCK_STREAM;
         let waiting = unix_socket::waiting(found.copy.as_fd()).map_err(unreadable())?;
         if waiting == 0 && (stream || seen.reset) {

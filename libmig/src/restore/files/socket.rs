@@ -3,22 +3,24 @@
 
 use std::{
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use rustix::{
     fs::{Gid, Uid},
-    net::{AddressFamily, Shutdown, SocketFlags, SocketType},
+    net::{AddressFamily, Shutdown, SocketAddrUnix, SocketFlags, SocketType},
     process::{PidfdFlags, PidfdGetfdFlags},
 };
 
 use super::{FilesError, Opened};
 use crate::{
+    api::Obstacle,
     image::{FileId, FileObject, JobImage, UnixCredentials, UnixMessage, UnixPeer, UnixSocket},
     inspect::unix_socket::{BOTH_SHUT, OPTIONS},
     restore::{
         error::{self, RestoreError},
         grow::Husks,
+        task::Task,
     },
     sys::{
         remote::{Arg, Batch, Injector},
@@ -65,7 +67,7 @@ impl Opened {
         &mut self,
         image: &JobImage,
         husks: &mut Husks,
-        injector: Injector,
+        (injector, daemon): (Injector, i32),
     ) -> Result<(), RestoreError> {
         let sockets: Vec<End<'_>> = (0..)
             .zip(&image.files)
@@ -74,8 +76,28 @@ impl Opened {
                 _ => None,
             })
             .collect();
+        for (file, state) in &sockets {
+            let own = self.files[*file as usize].as_fd();
+            if let Some(name) = state
+                .name
+                .as_ref()
+                .filter(|_| state.accepted_from.is_none())
+            {
+                bind(own, name)?;
+            }
+            if let Some(backlog) = state.backlog {
+                let call = (libc::SYS_listen, Arg::from(backlog), Arg::Value(0));
+                as_maker(own, state, husks, (injector, daemon), |_| call)?;
+            }
+        }
         let mut closed = Vec::new();
         for end in &sockets {
+            if let Some(from) = end.1.accepted_from {
+                let (own, peer) = self.accept(end, from, husks, (injector, daemon), &sockets)?;
+                self.files[end.0 as usize] = own;
+                closed.extend(peer.map(|peer| (end, peer)));
+                continue;
+            }
             match end.1.peer {
                 UnixPeer::None => {}
                 UnixPeer::Closed => {
@@ -87,7 +109,7 @@ impl Opened {
                     let other = sockets.iter().find(|other| other.0 == peer);
                     let other = other.filter(|other| fit(end, other));
                     let other = other.ok_or(FilesError::Malformed("such peer of a socket"))?;
-                    if end.0 < other.0 {
+                    if end.0 < other.0 && other.1.accepted_from.is_none() {
                         let (one, two) = pair(end.1, husks, injector)?;
                         self.files[end.0 as usize] = one;
                         self.files[other.0 as usize] = two;
@@ -116,6 +138,42 @@ impl Opened {
             super::object::finish(&self.files[*file as usize], description)?;
         }
         Ok(())
+    }
+
+    /// Connects to a socket that listens, and accepts: only so does an end have
+    /// the address of another socket. The peer is returned if nobody has it open.
+    fn accept(
+        &self,
+        end: &End<'_>,
+        from: FileId,
+        husks: &mut Husks,
+        means: (Injector, i32),
+        sockets: &[End<'_>],
+    ) -> Result<(OwnedFd, Option<OwnedFd>), RestoreError> {
+        let listener = sockets.iter().find(|other| other.0 == from);
+        let listener = listener.filter(|other| other.1.backlog.is_some());
+        let name = listener.and_then(|other| other.1.name.as_deref());
+        let name = name.ok_or(FilesError::Malformed("such listening socket"))?;
+        let (client, closed) = match end.1.peer {
+            UnixPeer::Socket(peer) => {
+                let other = sockets.iter().find(|other| other.0 == peer);
+                other
+                    .filter(|other| fit(end, other) && other.1.accepted_from.is_none())
+                    .ok_or(FilesError::Malformed("such peer of a socket"))?;
+                (self.files[peer as usize].as_fd(), None)
+            }
+            _ => (self.files[from as usize].as_fd(), Some(alone(end.1)?)),
+        };
+        let client = closed.as_ref().map_or(client, AsFd::as_fd);
+        as_maker(client, end.1, husks, means, |batch| {
+            let mut address = libc::AF_UNIX.to_ne_bytes()[..2].to_vec();
+            address.extend_from_slice(name);
+            let length = Arg::Value(address.len() as u64);
+            (libc::SYS_connect, Arg::from(batch.data(&address)), length)
+        })?;
+        let flags = SocketFlags::CLOEXEC;
+        let own = rustix::net::accept_with(&self.files[from as usize], flags).map_err(made())?;
+        Ok((own, closed))
     }
 
     /// Sends what a socket had not read yet.
@@ -183,6 +241,49 @@ fn fit(one: &End<'_>, other: &End<'_>) -> bool {
         && other.1.peer == UnixPeer::Socket(one.0)
 }
 
+/// Takes an abstract address. It belongs to the node's network: someone else
+/// may have it here.
+fn bind(own: BorrowedFd<'_>, name: &[u8]) -> Result<(), FilesError> {
+    let label = || String::from_utf8_lossy(name.get(1..).unwrap_or_default()).into_owned();
+    let address = match name.first() {
+        Some(0) => SocketAddrUnix::new_abstract_name(&name[1..]).map_err(made())?,
+        _ => return Err(FilesError::Malformed("such address of a socket")),
+    };
+    match rustix::net::bind(own, &address) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::ADDRINUSE) => Err(FilesError::Refused(Obstacle {
+            pid: None,
+            object: format!("abstract socket address @{}", label()),
+            reason: "somebody at the destination has it".to_owned(),
+            remedy: "end that program, or move to another node".to_owned(),
+            transient: false,
+        })),
+        Err(error) => Err(FilesError::make(format!("the socket address @{}", label()))(error)),
+    }
+}
+
+/// Makes a call on a socket of the daemon as the process that its peer is told
+/// of. The number of the call is followed by its second and third argument.
+fn as_maker(
+    own: BorrowedFd<'_>,
+    state: &UnixSocket,
+    husks: &mut Husks,
+    (injector, daemon): (Injector, i32),
+    call: impl FnOnce(&mut Batch) -> (i64, Arg, Arg),
+) -> Result<(), RestoreError> {
+    let (maker, husk) = maker(state, husks)?;
+    let mut batch = Batch::new();
+    let args = [daemon.into(), own.as_raw_fd().into(), 0.into()];
+    let fetched = batch.call(libc::SYS_pidfd_getfd, &args);
+    let (number, second, third) = call(&mut batch);
+    become_user(&mut batch, maker.uid, maker.gid);
+    batch.call(number, &[fetched.into(), second, third]);
+    become_root(&mut batch);
+    batch.call(libc::SYS_close, &[fetched.into()]);
+    husk.run(injector, &batch, "take part in a socket")?;
+    Ok(())
+}
+
 /// A pair, made by the process that its ends are to tell of. Of one that has
 /// ended they tell of another process, with the same user and group.
 fn pair(
@@ -192,19 +293,7 @@ fn pair(
 ) -> Result<(OwnedFd, OwnedFd), RestoreError> {
     const STEP: &str = "make a pair of sockets";
     kind(state)?;
-    let maker = state.credentials.unwrap_or(UnixCredentials {
-        pid: 0,
-        uid: 0,
-        gid: 0,
-    });
-    let pid = match husks.contains_key(&maker.pid) {
-        true => maker.pid,
-        false => *husks
-            .keys()
-            .next()
-            .ok_or(FilesError::Malformed("live process"))?,
-    };
-    let husk = husks.get_mut(&pid).expect("it has just been found");
+    let (maker, husk) = maker(state, husks)?;
     let mut batch = Batch::new();
     let place = batch.reserve(8);
     become_user(&mut batch, maker.uid, maker.gid);
@@ -228,6 +317,27 @@ fn pair(
     );
     husk.run(injector, &closing, STEP)?;
     Ok(ends)
+}
+
+/// The process that SO_PEERCRED of a socket tells of, or one that stands for it.
+fn maker<'h>(
+    state: &UnixSocket,
+    husks: &'h mut Husks,
+) -> Result<(UnixCredentials, &'h mut Task), FilesError> {
+    let maker = state.credentials.unwrap_or(UnixCredentials {
+        pid: 0,
+        uid: 0,
+        gid: 0,
+    });
+    let pid = match husks.contains_key(&maker.pid) {
+        true => maker.pid,
+        false => *husks
+            .keys()
+            .next()
+            .ok_or(FilesError::Malformed("live process"))?,
+    };
+    let husk = husks.get_mut(&pid).expect("it has just been found");
+    Ok((maker, husk))
 }
 
 /// The effective user and group, which SO_PEERCRED tells.

@@ -220,6 +220,13 @@ pub(super) const FILES: &[Workload] = &[
     .single(),
     of(
         "sockets",
+        "sockets-abstract",
+        &["--mode", "abstract"],
+        "a socket that listens at an abstract address, and its connections",
+        &["name"],
+    ),
+    of(
+        "sockets",
         "sockets-passed",
         &["--mode", "passed"],
         "sockets between processes, with words on their way",
