@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mig_tests::job::Job;
 use mig_tests::lab::{Lab, eventually};
 use mig_tests::workload::Workload;
-use point::{Owner, POINTS, Point, WITH_LOCKS};
+use point::{Owner, POINTS, Point, WITH_LOCKS, WITH_SOCKETS};
 
 /// How long the daemons may take to find out who owns the job.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -46,6 +46,15 @@ fn a_cut_link_at_any_point_leaves_one_live_copy() {
 fn locks_are_kept_whatever_happens_while_they_are_handed_over() {
     for fault in [Fault::Error, Fault::Kill, Fault::Cut] {
         strike_all(fault, WITH_LOCKS, "locks-posix", 2);
+    }
+}
+
+/// A look at a queue takes nothing from it, and an address at the destination is free again.
+#[test]
+fn what_waits_in_sockets_is_there_after_a_move_that_failed() {
+    for fault in [Fault::Error, Fault::Kill] {
+        strike_all(fault, WITH_SOCKETS, "sockets-messages", 1);
+        strike_all(fault, WITH_SOCKETS, "sockets-abstract", 2);
     }
 }
 

@@ -74,6 +74,14 @@ pub(crate) const WITH_LOCKS: &[Point] = &[
     source("source.released", Owner::Destination),
 ];
 
+/// Those before and after which queues of sockets are looked at, filled and left behind.
+pub(crate) const WITH_SOCKETS: &[Point] = &[
+    source("source.image", Owner::Source),
+    destination("destination.built", Owner::Source),
+    source("source.held", Owner::Source),
+    destination("destination.committed", Owner::Destination),
+];
+
 /// The file that the daemons of a lab read their failpoints from.
 const FILE: &str = "/run/mig/failpoints";
 

@@ -130,6 +130,9 @@ impl<'a> Sockets<'a> {
             let reason = "an error of it has not been read yet";
             return Err(found.refused(&refusal::socket_busy(reason)));
         }
+        if let Some(message) = self.at_once(found, seen, waiting)? {
+            return Ok(vec![message]);
+        }
         let peeking = Peeking::start(&found.copy).map_err(unreadable())?;
         let queue = self.read(found, (seen, waiting), &peeking);
         // Only now: what the queue is read by must be as it was, come what may.
@@ -162,6 +165,26 @@ impl<'a> Sockets<'a> {
             socket::send(&sender, &message.bytes, &[], None)?;
         }
         Ok(held > socket::unread(&sender)?)
+    }
+
+    /// All of a stream, where one look shows it: nothing need be set for that.
+    fn at_once(
+        &self,
+        found: &Found,
+        seen: &Socket,
+        waiting: usize,
+    ) -> Result<Option<UnixMessage>, FilesError> {
+        let unreadable = || found.host::<io::Error>("what waits in it");
+        let offset = socket::option(&found.copy, libc::SO_PEEK_OFF).map_err(unreadable())?;
+        if seen.kind != libc::SOCK_STREAM || offset >= 0 {
+            return Ok(None);
+        }
+        let mut buffer = vec![0; waiting];
+        let peeked = socket::peek(&found.copy, &mut buffer).map_err(unreadable())?;
+        if peeked.length < waiting || !peeked.descriptors.is_empty() {
+            return Ok(None);
+        }
+        self.message(found, &peeked, &buffer).map(Some)
     }
 
     /// Every message from the first on; of a stream so many bytes.
