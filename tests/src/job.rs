@@ -61,7 +61,9 @@ impl<'a> Job<'a> {
             command
                 .args(argv)
                 .stdin(Stdio::piped())
-                .stdout(Stdio::piped());
+                .stdout(Stdio::piped())
+                // Where the test's own goes may be a file that the other nodes do not have.
+                .stderr(Stdio::piped());
             Ok(command.spawn()?)
         })?;
         Ok(Self {

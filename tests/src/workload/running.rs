@@ -100,6 +100,13 @@ impl Running {
             .stdout
             .take()
             .context("the launcher must pipe stdout")?;
+        if let Some(stderr) = child.stderr.take() {
+            std::thread::spawn(move || {
+                for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                    eprintln!("{line}");
+                }
+            });
+        }
         let seen = Arc::new((Mutex::new(Seen::default()), Condvar::new()));
         let shared = Arc::clone(&seen);
         let reader = std::thread::spawn(move || {
