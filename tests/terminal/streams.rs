@@ -34,6 +34,28 @@ fn both_ends_of_a_pipeline_move() {
     });
 }
 
+/// It ends before anybody can have come for its last words.
+#[test]
+fn what_a_job_says_as_it_arrives_and_ends_comes_home() {
+    in_a_lab(|lab| {
+        let made = lab.node("n2").command(&["touch", "/only-here"]).status()?;
+        ensure!(made.success(), "touch: {made}");
+        let script = "until [ -e /only-here ]; do :; done; echo bye; exit 3";
+        for round in 0..5 {
+            let name = format!("brief-{round}");
+            let argv = ["mig", "exec", "--name", &name, "--", "bash", "-c", script];
+            let child = lab.node(HOME).spawn(&argv);
+            let mover = Mover::new(lab, HOME, &name);
+            mover.wait_started();
+            mover.move_to("n2")?;
+            let output = child.wait_with_output()?;
+            ensure!(output.status.code() == Some(3), "{output:?}");
+            ensure!(output.stdout == b"bye\n", "{output:?}");
+        }
+        Ok(())
+    });
+}
+
 /// Each end is a plain program on the user's node.
 #[test]
 fn a_job_in_the_middle_of_a_pipeline_moves() {

@@ -201,6 +201,11 @@ impl Jobs {
         self.call(|r| r.committed.values().cloned().collect()).await
     }
 
+    /// The epoch of a guest that has ended on this node.
+    pub(crate) async fn ended_here(&self, job: JobId) -> Option<u64> {
+        self.call(move |r| r.ended_here(&job)).await
+    }
+
     /// Entries of the destination journal.
     pub(crate) async fn arrivals(&self) -> Vec<Arrival> {
         self.call(|r| r.arrivals.values().cloned().collect()).await

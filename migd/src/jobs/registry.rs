@@ -558,6 +558,12 @@ impl Registry {
         Ok(())
     }
 
+    /// The epoch of a guest that has ended on this node.
+    pub(super) fn ended_here(&self, job: &JobId) -> Option<u64> {
+        let arrival = self.arrivals.get(job).filter(|a| a.stage == Stage::Live)?;
+        self.exits.contains_key(job).then_some(arrival.epoch)
+    }
+
     /// Home has the report.
     pub(super) fn reported(&mut self, job: &JobId, report: &Report) -> Ruled<()> {
         if self.reports.get(job) == Some(report) {

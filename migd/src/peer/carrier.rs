@@ -44,15 +44,22 @@ pub(crate) fn host(daemon: &Daemon, job: &JobId) {
     });
 }
 
-/// The epoch with which `job` lives here, once it does; nothing when its
-/// capsule is gone. A capsule is there before its job is.
+/// The epoch with which `job` lives here, once it does, or lived when it ended: its last
+/// words are still to go home. Nothing when its capsule is gone. A capsule is there before
+/// its job is.
 async fn lives_here(daemon: &Daemon, job: &JobId) -> Option<u64> {
     let folder = watch::folder(daemon, job);
     while folder.exists() {
         match daemon.jobs.view(job.clone()).await {
             Some(view) if view.record.is_here() => return Some(view.record.epoch),
-            _ => sleep(BACKOFF_FIRST).await,
+            Some(_) => {}
+            None => {
+                if let Some(epoch) = daemon.jobs.ended_here(job.clone()).await {
+                    return Some(epoch);
+                }
+            }
         }
+        sleep(BACKOFF_FIRST).await;
     }
     None
 }
