@@ -311,6 +311,7 @@ impl<J: SourceJob, S: Link> Committed<'_, J, S> {
         let Offered {
             job, connection, ..
         } = &mut self.at;
+        let told = Instant::now();
         connection
             .send(&Message::Commit { epoch })
             .map_err(there())?;
@@ -325,7 +326,10 @@ impl<J: SourceJob, S: Link> Committed<'_, J, S> {
             job.surrender(epoch).map_err(here())?;
             connection.send(&Message::Gone).map_err(there())?;
         }
-        connection.expect("'released'", released).map_err(there())
+        let lost_locks = connection.expect("'released'", released).map_err(there())?;
+        // It was on its way for half of this at most, however slow the first exchange was.
+        self.latency = self.latency.min(told.elapsed() / 2);
+        Ok(lost_locks)
     }
 
     fn reap(mut self, epoch: u64, lost_locks: Vec<String>) -> Departure {
