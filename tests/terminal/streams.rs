@@ -47,8 +47,9 @@ fn what_a_job_says_as_it_arrives_and_ends_comes_home() {
             let child = lab.node(HOME).spawn(&argv);
             let mover = Mover::new(lab, HOME, &name);
             mover.wait_started();
-            mover.move_to("n2")?;
+            let moved = mover.move_to("n2");
             let output = child.wait_with_output()?;
+            moved?;
             ensure!(output.status.code() == Some(3), "{output:?}");
             ensure!(output.stdout == b"bye\n", "{output:?}");
         }
