@@ -14,7 +14,11 @@ use super::{
 };
 use crate::{
     image::{INIT, Pid},
-    inspect::{maps, process, sharing::Sharers},
+    inspect::{
+        maps,
+        process::{self, is_gone},
+        sharing::Sharers,
+    },
     sys::{
         HostPid,
         ptrace::{SignalState, Stopped, reg},
@@ -33,8 +37,13 @@ pub(super) fn assemble(
     let mut processes: Vec<FrozenProcess> = Vec::new();
     let mut pids = BTreeMap::new();
     for host in tree {
-        let status = process::status(*host).map_err(CaptureError::proc(*host, "status"))?;
-        let stat = process::stat(*host).map_err(CaptureError::proc(*host, "stat"))?;
+        let seen = process::status(*host).and_then(|status| Ok((status, process::stat(*host)?)));
+        let (status, stat) = match seen {
+            Ok(seen) => seen,
+            // A zombie that the capsule's init, which runs, has reaped since.
+            Err(error) if is_gone(&error) => continue,
+            Err(source) => return Err(CaptureError::proc(*host, "status")(source)),
+        };
         let pid = status.own_id().unwrap_or(host.raw());
         pids.insert(*host, pid);
         let ppid = pids.get(&stat.ppid).copied().unwrap_or(INIT);
