@@ -171,10 +171,13 @@ mod tests {
     fn other_versions_are_told_apart_from_garbage() {
         let mut bytes: [u8; PRELUDE] = prelude(0).try_into().unwrap();
         assert!(matches!(check_prelude(&bytes), Ok(0)));
-        bytes[8..12].copy_from_slice(&[7, 0, 9, 0]);
+        bytes[8..12].copy_from_slice(&[0xfe, 0xff, 0xff, 0xff]);
         assert!(matches!(
             check_prelude(&bytes),
-            Err(PeerError::Version { min: 7, max: 9 })
+            Err(PeerError::Version {
+                min: 0xfffe,
+                max: 0xffff
+            })
         ));
         bytes[0] = b'G';
         assert!(matches!(check_prelude(&bytes), Err(PeerError::Garbage(_))));
