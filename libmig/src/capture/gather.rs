@@ -136,7 +136,7 @@ impl Gathering {
                 }
                 _ => match process::stat(thread) {
                     // Children that it had are the init's now: worth another look.
-                    Ok(stat) if matches!(stat.state, b'Z' | b'X') => Ok(self.dead.insert(thread)),
+                    Ok(stat) if stat.is_dead() => Ok(self.dead.insert(thread)),
                     Err(gone) if is_gone(&gone) => Ok(true),
                     _ => Err(error.into()),
                 },
@@ -253,7 +253,7 @@ impl Gathering {
 }
 
 pub(super) fn is_zombie(pid: HostPid) -> bool {
-    process::stat(pid).is_ok_and(|stat| matches!(stat.state, b'Z' | b'X'))
+    process::stat(pid).is_ok_and(|stat| stat.is_dead())
 }
 
 /// The children for which threads of a process wait in vfork(2), uninterruptibly: those

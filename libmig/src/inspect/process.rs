@@ -47,6 +47,14 @@ pub struct StatLayout {
     pub env_end: u64,
 }
 
+impl Stat {
+    /// Whether it is a zombie, or about to be gone.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
 /// Reads `/proc/PID/stat`; of a thread, with its thread ID.
 ///
 /// # Errors

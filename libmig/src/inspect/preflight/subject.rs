@@ -179,7 +179,7 @@ fn task(thread: HostPid, level: usize) -> io::Result<Task> {
 /// Whether a thread has ended or is about to: it has given up what it had.
 pub(super) fn leaving(stat: &Stat) -> bool {
     const PF_EXITING: u64 = 0x4;
-    matches!(stat.state, b'Z' | b'X') || stat.flags & PF_EXITING != 0
+    stat.is_dead() || stat.flags & PF_EXITING != 0
 }
 
 fn has_ended(thread: HostPid) -> bool {
