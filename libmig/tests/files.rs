@@ -115,6 +115,10 @@ impl RestoreHost for NoHost {
     fn console_master(&mut self) -> io::Result<OwnedFd> {
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    fn names(&mut self, _: &[libmig::restore::StagedName]) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn image(tables: &FileTables) -> JobImage {

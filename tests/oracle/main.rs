@@ -24,11 +24,14 @@ fn role() {
 }
 
 /// Workloads that cannot be restored beside the original, and the words of the refusal.
-const REFUSED: &[(&str, &str)] = &[(
+const REFUSED: &[(&str, &str)] = &[
     // Both copies are in one network namespace, which the address belongs to.
-    "sockets-abstract",
-    "somebody at the destination has it",
-)];
+    ("sockets-abstract", "somebody at the destination has it"),
+    (
+        "sockets-datagrams-abstract",
+        "somebody at the destination has it",
+    ),
+];
 
 mig_tests::test_each_group!(agree);
 

@@ -7,6 +7,8 @@
  * --mode carried: descriptors and senders on their way
  * --mode epoll: an epoll set that watches sockets
  * --mode abstract: a socket that listens at an abstract address, and its connections
+ * --mode path: sockets with paths, relative or deleted, their connections, and those whose listener is gone
+ * --mode datagrams: datagram sockets with addresses, and senders that are known by theirs
  * --mode passed: a ring of processes with words on their way
  */
 #include "workload.h"
@@ -426,6 +428,184 @@ static void abstract(void)
 	CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
 }
 
+static socklen_t at_path(struct sockaddr_un *where, const char *path)
+{
+	*where = (struct sockaddr_un){ .sun_family = AF_UNIX };
+	CHECK(strlen(path) < sizeof where->sun_path, "too long a path");
+	strcpy(where->sun_path, path);
+	return (socklen_t)(offsetof(struct sockaddr_un, sun_path) + strlen(path) + 1);
+}
+
+static int bound(int kind, const char *path, struct sockaddr_un *where, socklen_t *length)
+{
+	int fd = MUST(socket(AF_UNIX, kind | SOCK_NONBLOCK, 0));
+	*length = at_path(where, path);
+	MUST(bind(fd, (void *)where, *length));
+	if (kind != SOCK_DGRAM)
+		MUST(listen(fd, 5));
+	return fd;
+}
+
+static int reach(int kind, const struct sockaddr_un *where, socklen_t length)
+{
+	int fd = MUST(socket(AF_UNIX, kind | SOCK_NONBLOCK, 0));
+	CHECK(connect(fd, (void *)where, length) == 0, "connect to %s: %s", where->sun_path, strerror(errno));
+	return fd;
+}
+
+static void path(void)
+{
+	static const int kinds[2] = { SOCK_STREAM, SOCK_SEQPACKET };
+	int listener[2], orphan[2], orphaned[2], lost;
+	struct sockaddr_un where[2], once, gone;
+	socklen_t length[2], once_length, gone_length;
+	struct stat before, now;
+	uint64_t word;
+	const char *mine = strrchr(wl_path("relative"), '/') + 1;
+	MUST(chdir(wl_opt("dir", "/tmp")));
+	listener[0] = bound(SOCK_STREAM, wl_path("absolute"), &where[0], &length[0]);
+	listener[1] = bound(SOCK_SEQPACKET, mine, &where[1], &length[1]);
+	MUST(chmod(where[0].sun_path, 0640));
+	MUST(chown(where[0].sun_path, 77, 78));
+	MUST(stat(where[0].sun_path, &before));
+	lost = bound(SOCK_STREAM, wl_path("lost"), &gone, &gone_length);
+	int kept = reach(SOCK_STREAM, &gone, gone_length), other = MUST(accept(lost, NULL, NULL));
+	MUST(unlink(gone.sun_path));
+	for (int k = 0; k < 2; k++) {
+		int listening = bound(kinds[k], wl_path(k ? "once-packet" : "once"), &once, &once_length);
+		orphaned[k] = reach(kinds[k], &once, once_length);
+		orphan[k] = MUST(accept4(listening, NULL, NULL, SOCK_NONBLOCK));
+		close(listening);
+		MUST(unlink(once.sun_path));
+	}
+	pid_t child = wl_fork();
+	if (child == 0) {
+		int client = MUST(socket(AF_UNIX, SOCK_STREAM, 0));
+		struct sockaddr_un own;
+		socklen_t size = at_path(&own, wl_path("client"));
+		MUST(bind(client, (void *)&own, size));
+		MUST(connect(client, (void *)&where[0], length[0]));
+		for (int i = 0; i < 2; i++)
+			close(listener[i]);
+		while (recv(client, &word, 8, MSG_WAITALL) == 8) {
+			want_name(client, false, &own, size);
+			want_name(client, true, &where[0], length[0]);
+			word = wl_mix(word);
+			CHECK(send(client, &word, 8, 0) == 8, "send: %s", strerror(errno));
+		}
+		MUST(unlink(own.sun_path));
+		_exit(0);
+	}
+	struct pollfd ready = { .fd = listener[0], .events = POLLIN };
+	MUST(poll(&ready, 1, 5000));
+	int server = MUST(accept(listener[0], NULL, NULL));
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		CHECK(send(server, &seed, 8, 0) == 8, "send: %s", strerror(errno));
+		put(orphaned[0], 800, seed);
+		put(orphan[1], 40, seed);
+		put(kept, 80, seed);
+		if (wl_sabotage("name"))
+			MUST(unlink(where[1].sun_path));
+		if (wl_sabotage("mode"))
+			MUST(chmod(where[0].sun_path, 0600));
+		more = hold();
+		for (int k = 0; k < 2; k++) {
+			want_name(listener[k], false, &where[k], length[k]);
+			int client = reach(kinds[k], &where[k], length[k]), accepted = MUST(accept(listener[k], NULL, NULL));
+			want_name(accepted, false, &where[k], length[k]);
+			want_peer(client, getpid());
+			put(client, 16, seed);
+			take(accepted, 0, 16, seed, k == 0);
+			close(client), close(accepted);
+			want_peer(orphan[k], getpid());
+		}
+		MUST(stat(where[0].sun_path, &now));
+		CHECK(now.st_mode == before.st_mode && now.st_uid == 77 && now.st_gid == 78, "mode %o", now.st_mode);
+		want_name(orphan[1], false, &once, once_length);
+		want_name(orphaned[1], true, &once, once_length);
+		want_name(lost, false, &gone, gone_length);
+		CHECK(access(gone.sun_path, F_OK) == -1, "a name that was deleted is back");
+		take(orphan[0], 0, 800, seed, true);
+		take(orphaned[1], 0, 40, seed, false);
+		take(other, 0, 80, seed, true);
+		want_peer(server, child);
+		CHECK(recv(server, &word, 8, MSG_WAITALL) == 8 && word == wl_mix(seed), "the answer of the child");
+	}
+	close(server);
+	MUST(unlink(where[0].sun_path));
+	MUST(unlink(where[1].sun_path));
+	int status;
+	CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
+}
+
+/* One datagram of eight bytes, and the address of its sender. */
+static void take_from(int fd, uint64_t wanted, const struct sockaddr_un *from, socklen_t length)
+{
+	struct sockaddr_un found;
+	socklen_t size = sizeof found;
+	uint64_t word = 0;
+	ssize_t n = recvfrom(fd, &word, 8, 0, (void *)&found, &size);
+	CHECK(n == 8 && word == wanted, "a datagram: %zd bytes, %s", n, n < 0 ? strerror(errno) : "");
+	CHECK(size == length && !memcmp(&found, from, length), "the sender of a datagram");
+}
+
+static void send_to(int fd, uint64_t word, const struct sockaddr_un *to, socklen_t length)
+{
+	CHECK(sendto(fd, &word, 8, 0, (void *)to, length) == 8, "sendto: %s", strerror(errno));
+}
+
+static void datagrams(void)
+{
+	struct sockaddr_un log, one, two, gone, hidden;
+	bool named = !wl_num("abstract", 0);
+	socklen_t log_length, one_length, two_length, gone_length;
+	socklen_t hidden_length = named ? at_path(&hidden, wl_path("hidden")) : address(&hidden);
+	int server = bound(SOCK_DGRAM, wl_path("log"), &log, &log_length);
+	int client = bound(SOCK_DGRAM, wl_path("one"), &one, &one_length);
+	int friend = bound(SOCK_DGRAM, wl_path("two"), &two, &two_length);
+	int secret = MUST(socket(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0));
+	MUST(bind(secret, (void *)&hidden, hidden_length));
+	/* One way, as syslog(3) does it; and both ways. */
+	int writer = reach(SOCK_DGRAM, &log, log_length);
+	MUST(connect(friend, (void *)&one, one_length));
+	MUST(connect(client, (void *)&two, two_length));
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		CHECK(send(writer, &seed, 8, 0) == 8, "send: %s", strerror(errno));
+		send_to(friend, seed + 1, &log, log_length);
+		send_to(secret, seed + 2, &log, log_length);
+		int leaving = bound(SOCK_DGRAM, wl_path("gone"), &gone, &gone_length);
+		send_to(leaving, seed + 3, &log, log_length);
+		MUST(unlink(gone.sun_path));
+		close(leaving);
+		send_to(server, seed + 4, &hidden, hidden_length);
+		CHECK(send(friend, &seed, 8, 0) == 8 && send(client, &seed, 8, 0) == 8, "send: %s", strerror(errno));
+		if (wl_sabotage("order"))
+			send_to(secret, seed, &log, log_length);
+		if (wl_sabotage("name"))
+			MUST(unlink(log.sun_path));
+		more = hold();
+		uint64_t word = 0;
+		CHECK(recv(server, &word, 8, 0) == 8 && word == seed, "a datagram of nobody");
+		take_from(server, seed + 1, &two, two_length);
+		take_from(server, seed + 2, &hidden, hidden_length);
+		take_from(server, seed + 3, &gone, gone_length);
+		want_empty(server);
+		take_from(secret, seed + 4, &log, log_length);
+		take_from(client, seed, &two, two_length);
+		take_from(friend, seed, &one, one_length);
+		want_name(server, false, &log, log_length);
+		want_name(writer, true, &log, log_length);
+		want_name(friend, true, &one, one_length);
+		send_to(secret, seed, &log, log_length);
+		take_from(server, seed, &hidden, hidden_length);
+	}
+	MUST(unlink(log.sun_path)), MUST(unlink(one.sun_path)), MUST(unlink(two.sun_path));
+	if (named)
+		MUST(unlink(hidden.sun_path));
+}
+
 /* Children in a ring pass words on, each by a pair of its own; the parent is one of them. */
 static void passed(void)
 {
@@ -494,6 +674,10 @@ int main(int argc, char **argv)
 		epoll();
 	else if (wl_mode("abstract"))
 		abstract();
+	else if (wl_mode("path"))
+		path();
+	else if (wl_mode("datagrams"))
+		datagrams();
 	else if (wl_mode("passed"))
 		passed();
 	else

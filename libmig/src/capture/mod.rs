@@ -11,6 +11,7 @@ mod hindrance;
 mod hold;
 mod interrupted;
 mod job;
+pub mod left;
 mod memory;
 mod names;
 mod pages;

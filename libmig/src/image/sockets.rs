@@ -9,13 +9,17 @@ use super::{FileId, Pid};
 pub struct UnixSocket {
     /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
     pub kind: i32,
-    /// Its abstract address, which begins with a zero.
+    /// Its address: a path as bind(2) was given it, or a zero and an abstract name.
     #[serde(with = "serde_bytes")]
     pub name: Option<Vec<u8>>,
+    /// The file that bind(2) has made for it, if its address is a path.
+    pub file: Option<SocketFile>,
     /// How many connections may wait, if it listens.
     pub backlog: Option<u32>,
     /// The socket that it was accepted from, whose address it has.
     pub accepted_from: Option<FileId>,
+    /// It was accepted from a socket that nobody has open any more.
+    pub orphan: bool,
     /// What it is connected to.
     pub peer: UnixPeer,
     /// Which directions are closed: 1 for receiving, 2 for sending.
@@ -35,6 +39,21 @@ pub struct UnixSocket {
     /// What has been sent to it and not been read: each message, or the bytes
     /// of a stream up to where what they carry changes.
     pub queue: Vec<UnixMessage>,
+}
+
+/// What a path-bound socket is found by.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketFile {
+    /// Absolute path in the job's root; `None` when it has been deleted.
+    #[serde(with = "serde_bytes")]
+    pub path: Option<Vec<u8>>,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner and group.
+    pub owner: (u32, u32),
+    /// st_dev, st_ino and the change time in nanoseconds: what tells it from
+    /// whatever else may have its name by now.
+    pub identity: (u64, u64, i64),
 }
 
 /// The other end of a Unix socket.
@@ -67,6 +86,9 @@ pub struct UnixMessage {
     pub bytes: Vec<u8>,
     /// Descriptors on their way.
     pub files: Vec<FileId>,
+    /// The address of the datagram socket that sent it, if it has one.
+    #[serde(with = "serde_bytes")]
+    pub from: Option<Vec<u8>>,
     /// Who sent it, where the receiver asks for that.
     pub sender: Option<UnixCredentials>,
 }

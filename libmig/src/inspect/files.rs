@@ -177,7 +177,7 @@ impl<'a> Survey<'a> {
         let Ok(copy) = self.processes[process].duplicate(seen.number) else {
             return;
         };
-        match unix_socket::look(&copy, seen.stat.st_ino) {
+        match unix_socket::look(&copy, seen.stat.st_ino, self.root.as_ref()) {
             Ok(found) => {
                 self.sockets.insert(inode, found);
             }
@@ -213,10 +213,10 @@ impl<'a> Survey<'a> {
         let sockets = std::mem::take(&mut self.sockets);
         for (inode, socket) in &sockets {
             let holder = self.socket_holders.get(inode).cloned();
-            // A peer that is refused itself is no stranger, and who listens may be.
+            // A peer that is refused itself is no stranger.
             let refused = socket.peer.is_some_and(|peer| {
                 self.socket_holders.contains_key(&peer) && !sockets.contains_key(&peer)
-            }) || socket.name.is_some() && self.socket_holders.len() > sockets.len();
+            });
             if let Some(refusal) = unix_socket::strayed(socket, *inode, &sockets)
                 && let Some(holder) = holder.filter(|_| !refused)
             {

@@ -76,15 +76,6 @@ pub(crate) fn foreign_socket() -> Refusal {
     )
 }
 
-/// A Unix socket with an address that is not carried.
-pub(crate) fn socket_named() -> Refusal {
-    Refusal::new(
-        "socket",
-        "it has an address of a kind that cannot move yet (a path, or of datagrams, or nobody listens at it any more)",
-        "use socketpair(2) or an abstract address within the job, or close it before the move",
-    )
-}
-
 /// A Unix socket in a state that passes.
 pub(crate) fn socket_busy(reason: &str) -> Refusal {
     Refusal {

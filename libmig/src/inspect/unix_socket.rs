@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStringExt,
+    },
 };
 
 use rustix::{
@@ -19,8 +22,11 @@ use rustix::{
     },
 };
 
-use super::refusal::{self, Refusal};
-use crate::sys::socket;
+use super::{
+    fd,
+    refusal::{self, Refusal},
+};
+use crate::{image::SocketFile, sys::socket};
 
 /// Options of SOL_SOCKET that are ints and travel as they are; SO_PEEK_OFF and
 /// SO_PASSCRED last: they change what reading a queue means.
@@ -67,8 +73,10 @@ const SHUTDOWN: u16 = 6;
 pub struct Socket {
     /// SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
     pub kind: i32,
-    /// Its abstract address.
+    /// Its address: a path as bind(2) was given it, or a zero and an abstract name.
     pub name: Option<Vec<u8>>,
+    /// The file of an address that is a path.
+    pub file: Option<SocketFile>,
     /// How many connections may wait, if it listens.
     pub backlog: Option<u32>,
     /// Inode of what it is connected to; 0 for a socket that is closed.
@@ -90,11 +98,12 @@ struct Diag {
     shutdown: u8,
 }
 
-/// Looks at a socket, by a duplicate, without changing it.
+/// Looks at a socket, by a duplicate, without changing it. Below `root` the
+/// names of the job are looked up.
 ///
 /// # Errors
 /// Why it cannot travel.
-pub fn look(fd: &OwnedFd, inode: u64) -> Result<Socket, Refusal> {
+pub fn look(fd: &OwnedFd, inode: u64, root: Option<&OwnedFd>) -> Result<Socket, Refusal> {
     let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
     let domain = socket::option(fd, libc::SO_DOMAIN).map_err(unreadable)?;
     if domain != libc::AF_UNIX {
@@ -117,6 +126,10 @@ pub fn look(fd: &OwnedFd, inode: u64) -> Result<Socket, Refusal> {
     let found = Socket {
         kind,
         name: diag.name.clone(),
+        file: match &diag.name {
+            Some(name) if name.first() != Some(&0) => Some(file(fd, root)?),
+            _ => None,
+        },
         backlog: (diag.state == LISTENING).then_some(diag.queues.1),
         peer: diag.peer,
         shutdown: diag.shutdown,
@@ -127,23 +140,10 @@ pub fn look(fd: &OwnedFd, inode: u64) -> Result<Socket, Refusal> {
 
 fn judge(diag: &Diag, found: &Socket, urgent: bool) -> Option<Refusal> {
     let dgram = found.kind == libc::SOCK_DGRAM;
-    if diag
-        .name
-        .as_ref()
-        .is_some_and(|name| name.first() != Some(&0))
-    {
-        return Some(refusal::socket_named());
-    }
-    if dgram && diag.name.is_some() {
-        return Some(refusal::socket_named());
-    }
     if diag.state == LISTENING && diag.queues.0 > 0 {
         return Some(refusal::socket_busy(
             "connections wait in it to be accepted",
         ));
-    }
-    if diag.state == LISTENING && diag.name.is_none() {
-        return Some(refusal::socket_named());
     }
     if urgent {
         return Some(refusal::socket_busy("it holds urgent data (MSG_OOB)"));
@@ -159,18 +159,58 @@ fn judge(diag: &Diag, found: &Socket, urgent: bool) -> Option<Refusal> {
     None
 }
 
+/// The file that an address leads to.
+fn file(fd: &OwnedFd, root: Option<&OwnedFd>) -> Result<SocketFile, Refusal> {
+    let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
+    let found = socket::file(fd).map_err(unreadable)?;
+    let stat = rustix::fs::fstat(&found).map_err(|error| unreadable(error.into()))?;
+    let link = format!("/proc/self/fd/{}", found.as_raw_fd());
+    let path = std::fs::read_link(link).map_err(unreadable)?;
+    let path = path.into_os_string().into_vec();
+    let linked = stat.st_nlink > 0;
+    let leads = |root| fd::leads_to(root, &path, (stat.st_dev, stat.st_ino));
+    if linked && (stat.st_nlink > 1 || !root.is_some_and(leads)) {
+        return Err(refusal::misnamed(&String::from_utf8_lossy(&path)));
+    }
+    let changed = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
+    Ok(SocketFile {
+        path: linked.then_some(path),
+        mode: stat.st_mode & 0o7777,
+        owner: (stat.st_uid, stat.st_gid),
+        identity: (
+            stat.st_dev,
+            stat.st_ino,
+            i64::try_from(changed).unwrap_or_default(),
+        ),
+    })
+}
+
 /// Why one of these cannot travel, the others being all that the job has.
 #[must_use]
 pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Option<Refusal> {
-    if socket.name.is_some() && socket.peer.is_some() && listener(socket, all).is_none() {
-        // Bound by itself, or accepted by a socket that is closed: who knows.
-        return Some(refusal::socket_named());
-    }
     let peer = socket.peer.filter(|peer| *peer != 0)?;
-    let mutual = all
-        .get(&peer)
-        .is_some_and(|other| other.peer == Some(inode) && other.kind == socket.kind);
-    (!mutual).then(refusal::foreign_socket)
+    let other = all.get(&peer).filter(|other| other.kind == socket.kind);
+    // Datagram sockets may be connected one way, to an address.
+    let reached = |other: &&Socket| {
+        let addressed = socket.kind == libc::SOCK_DGRAM && other.name.is_some();
+        other.peer == Some(inode) || addressed
+    };
+    other
+        .filter(reached)
+        .is_none()
+        .then(refusal::foreign_socket)
+}
+
+/// Whether a socket was accepted from one that is closed: it has an address
+/// and a peer that was not accepted itself.
+#[must_use]
+pub fn is_orphan(socket: &Socket, all: &BTreeMap<u32, Socket>) -> bool {
+    let Some(peer) = socket.peer.filter(|_| socket.kind != libc::SOCK_DGRAM) else {
+        return false;
+    };
+    let accepted = |other| listener(other, all).is_some();
+    let bound_client = all.get(&peer).is_some_and(accepted);
+    socket.name.is_some() && listener(socket, all).is_none() && !bound_client
 }
 
 /// The inode of the socket that a connected one was accepted from.
@@ -240,6 +280,11 @@ fn parse(answer: &[u8]) -> io::Result<Diag> {
         let kind = half(answer, at + 2).ok_or_else(malformed)?;
         let value = answer.get(at + 4..at + length).ok_or_else(malformed)?;
         match kind {
+            // The kernel counts the zero behind a path.
+            NAME if value.first() != Some(&0) => {
+                let path = value.split(|byte| *byte == 0).next();
+                diag.name = path.map(<[u8]>::to_vec);
+            }
             NAME => diag.name = Some(value.to_vec()),
             QUEUES => {
                 let queue = |at| word(value, at).ok_or_else(malformed);
@@ -285,7 +330,11 @@ mod tests {
     fn see(fd: impl AsFd) -> (u32, Result<Socket, Refusal>) {
         let inode = rustix::fs::fstat(&fd).unwrap().st_ino;
         let copy = fd.as_fd().try_clone_to_owned().unwrap();
-        (u32::try_from(inode).unwrap(), look(&copy, inode))
+        let root = super::fd::root(crate::sys::HostPid::own()).unwrap();
+        (
+            u32::try_from(inode).unwrap(),
+            look(&copy, inode, Some(&root)),
+        )
     }
 
     #[test]
@@ -343,8 +392,56 @@ mod tests {
             .filter(|(inode, _)| **inode != ends[0].0)
             .map(|(inode, socket)| (*inode, socket.clone()))
             .collect();
-        let refusal = strayed(&left[&ends[2].0], ends[2].0, &left);
-        assert_eq!(refusal, Some(refusal::socket_named()));
+        assert_eq!(strayed(&left[&ends[2].0], ends[2].0, &left), None);
+        assert!(is_orphan(&left[&ends[2].0], &left));
+        assert!(!is_orphan(&all[&ends[2].0], &all));
+        assert!(!is_orphan(&all[&ends[1].0], &all));
+    }
+
+    #[test]
+    fn a_path_is_kept_as_it_was_given_and_found_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let found = see(&listener).1.unwrap();
+        let wanted = Some(path.as_os_str().as_encoded_bytes().to_vec());
+        assert_eq!(found.name, wanted);
+        assert_eq!(found.file.unwrap().path, wanted);
+        let aside = folder.path().join("aside");
+        std::fs::rename(&path, &aside).unwrap();
+        let moved = see(&listener).1.unwrap();
+        assert_eq!(moved.name, wanted);
+        let wanted = Some(aside.as_os_str().as_encoded_bytes().to_vec());
+        assert_eq!(moved.file.unwrap().path, wanted);
+        std::fs::hard_link(&aside, &path).unwrap();
+        assert!(see(&listener).1.unwrap_err().reason.contains("other links"));
+        std::fs::remove_file(&aside).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(see(&listener).1.unwrap().file.unwrap().path, None);
+    }
+
+    #[test]
+    fn a_datagram_socket_may_be_connected_one_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("named");
+        let (named, client) = (
+            UnixDatagram::bind(&path).unwrap(),
+            UnixDatagram::unbound().unwrap(),
+        );
+        client.connect(&path).unwrap();
+        let ends = [see(&named), see(&client)];
+        let all: BTreeMap<u32, Socket> = ends
+            .iter()
+            .map(|(inode, found)| (*inode, found.clone().unwrap()))
+            .collect();
+        for (inode, socket) in &all {
+            assert_eq!(strayed(socket, *inode, &all), None);
+        }
+        let alone = BTreeMap::from([(ends[1].0, all[&ends[1].0].clone())]);
+        assert_eq!(
+            strayed(&alone[&ends[1].0], ends[1].0, &alone),
+            Some(refusal::foreign_socket())
+        );
     }
 
     #[test]
@@ -352,9 +449,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        assert_eq!(see(&listener).1, Err(refusal::socket_named()));
-        let named = UnixDatagram::bind(folder.path().join("named")).unwrap();
-        assert_eq!(see(&named).1, Err(refusal::socket_named()));
+        assert!(see(&listener).1.unwrap().backlog.is_some());
         let waiting = UnixStream::connect(&path).unwrap();
         assert!(see(&waiting).1.unwrap_err().transient);
         let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -115,7 +115,10 @@ impl Prepared {
         }
         building.bury(&image.processes)?;
         let means = (building.injector, building.daemon);
-        building.opened.connect(image, &mut building.husks, means)?;
+        let husks = &mut building.husks;
+        building
+            .opened
+            .connect(image, root.as_fd(), host, husks, means)?;
         building.opened.open_views(image, root.as_fd())?;
         Ok(building)
     }

@@ -70,9 +70,12 @@ impl Building {
             remains,
             group,
             zygote,
+            opened,
+            files,
             ..
         } = self;
-        hold::hold(remains, &group, &zygote, tree, locks.waiting()?)
+        let names = (files.into_root(), opened.names);
+        hold::hold(remains, &group, &zygote, tree, locks.waiting()?, names)
     }
 
     /// Everything that threads share, and the threads themselves.

@@ -1,10 +1,11 @@
 //! The hold: from traced to frozen, and from there to life or death.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, os::fd::OwnedFd};
 
 use super::{
     error::{RestoreError, host, trace},
     finish::Threads,
+    names::{self, StagedName},
     remains::Remains,
     task::Task,
 };
@@ -25,6 +26,8 @@ pub struct Complete {
     group: JobGroup,
     processes: Vec<(Pid, HostPid)>,
     waiting: Vec<FileLock>,
+    root: OwnedFd,
+    names: Vec<StagedName>,
 }
 
 impl Complete {
@@ -40,11 +43,12 @@ impl Complete {
         &self.waiting
     }
 
-    /// Lets the job run.
+    /// Gives the sockets their names, and lets the job run.
     ///
     /// # Errors
     /// When its cgroup is gone.
     pub fn release(self) -> Result<(), RestoreError> {
+        names::publish(&self.root, &self.names);
         self.group
             .thaw()
             .map_err(host("thaw the cgroup of the job"))
@@ -60,7 +64,9 @@ impl Complete {
             .map_err(host("kill the cgroup of the job"))?;
         self.group
             .wait_empty()
-            .map_err(host("end the processes of the job"))
+            .map_err(host("end the processes of the job"))?;
+        names::withdraw(&self.root, &self.names);
+        Ok(())
     }
 }
 
@@ -71,6 +77,7 @@ pub(super) fn hold(
     zygote: &Task,
     tree: BTreeMap<Pid, Threads>,
     waiting: Vec<FileLock>,
+    (root, names): (OwnedFd, Vec<StagedName>),
 ) -> Result<Complete, RestoreError> {
     dismiss(zygote)?;
     remains.forget(zygote.host());
@@ -93,6 +100,8 @@ pub(super) fn hold(
         group: group.clone(),
         processes,
         waiting,
+        root,
+        names,
     })
 }
 

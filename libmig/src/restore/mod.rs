@@ -20,6 +20,7 @@ pub mod husk;
 pub mod layout;
 mod limits;
 mod locks;
+mod names;
 mod own_vdso;
 mod pin;
 mod prepare;
@@ -36,6 +37,7 @@ pub mod xstate;
 pub use build::Building;
 pub use error::RestoreError;
 pub use hold::Complete;
+pub use names::{StagedName, publish, withdraw};
 pub use prepare::{CapsuleRef, Prepared, prepare};
 
 use std::{io, os::fd::OwnedFd};
@@ -62,4 +64,12 @@ pub trait RestoreHost {
     /// # Errors
     /// When there is no console.
     fn console_master(&mut self) -> io::Result<OwnedFd>;
+
+    /// These are about to be made. A host that can be killed writes them down before it
+    /// returns: whoever finds the copy then gives the sockets their names ([`publish`])
+    /// before the job runs, or removes them ([`withdraw`]).
+    ///
+    /// # Errors
+    /// They cannot be written down.
+    fn names(&mut self, names: &[StagedName]) -> io::Result<()>;
 }

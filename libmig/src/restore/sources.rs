@@ -38,6 +38,11 @@ impl MappedFiles {
         }
     }
 
+    /// The job's root directory.
+    pub(super) fn into_root(self) -> OwnedFd {
+        self.root
+    }
+
     /// A descriptor of the daemon for a mapping of process `pid`.
     pub(super) fn get(&mut self, pid: Pid, wanted: &MappedFile) -> Result<RawFd, RestoreError> {
         let key = (wanted.file.path.clone(), wanted.writable);

@@ -2,16 +2,16 @@
 //! a queue with what its messages carry, and a send with the same.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
+    io::{self, IoSlice},
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
 };
 
-use nix::sys::socket::{
-    self, ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, sockopt,
-};
+use nix::sys::socket::{self, ControlMessage, MsgFlags, UnixCredentials, sockopt};
 
 /// What one message may carry at most (SCM_MAX_FD).
 const MOST_DESCRIPTORS: usize = 253;
+/// Words of a buffer for that, a sender, and something unknown.
+const CONTROL: usize = MOST_DESCRIPTORS / 2 + 32;
 
 /// A message, or a piece of a stream, that is still in its queue.
 #[derive(Debug, Default)]
@@ -25,6 +25,9 @@ pub struct Peeked {
     /// Process, user and group of the sender as this process knows them; only
     /// with SO_PASSCRED.
     pub credentials: Option<(i32, u32, u32)>,
+    /// Address of the datagram socket that sent it: a path, or a zero and an
+    /// abstract name.
+    pub from: Option<Vec<u8>>,
     /// It carries something else, too.
     pub unknown: bool,
 }
@@ -125,35 +128,90 @@ pub fn unread(fd: impl AsFd) -> io::Result<i32> {
 /// # Errors
 /// EAGAIN when there is none.
 pub fn peek(fd: impl AsFd, buffer: &mut [u8]) -> io::Result<Peeked> {
-    let mut space = nix::cmsg_space!(UnixCredentials, [RawFd; MOST_DESCRIPTORS]);
-    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
-    let mut pieces = [IoSliceMut::new(buffer)];
-    let raw = fd.as_fd().as_raw_fd();
-    let received = socket::recvmsg::<()>(raw, &mut pieces, Some(&mut space), flags)?;
+    let mut space = [0u64; CONTROL];
+    let mut name = [0u8; size_of::<libc::sockaddr_un>() + 1];
+    let mut piece = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: a msghdr is plain integers and pointers, for which zeros are right.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut piece;
+    header.msg_iovlen = 1;
+    header.msg_control = space.as_mut_ptr().cast();
+    header.msg_controllen = size_of_val(&space);
+    header.msg_name = name.as_mut_ptr().cast();
+    header.msg_namelen = libc::socklen_t::try_from(name.len()).expect("addresses are short");
+    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC;
+    // SAFETY: the header points to buffers of the lengths that it tells, which outlive the call.
+    let received = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, flags) };
+    let length = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
     let mut peeked = Peeked {
-        length: received.bytes,
-        truncated: received.flags.contains(MsgFlags::MSG_TRUNC),
-        unknown: received.flags.contains(MsgFlags::MSG_CTRUNC),
+        length,
+        truncated: header.msg_flags & libc::MSG_TRUNC != 0,
+        from: name_of(&name[..name.len().min(header.msg_namelen as usize)]),
+        unknown: header.msg_flags & libc::MSG_CTRUNC != 0,
         ..Peeked::default()
     };
-    let Ok(carried) = received.cmsgs() else {
-        return Ok(peeked);
-    };
-    for message in carried {
-        match message {
-            ControlMessageOwned::ScmRights(numbers) => {
-                // SAFETY: the kernel has just made these descriptors for us.
-                let own = |number| unsafe { OwnedFd::from_raw_fd(number) };
-                peeked.descriptors.extend(numbers.into_iter().map(own));
+    take_carried(&header, &mut peeked);
+    Ok(peeked)
+}
+
+/// What came with a message. `header` is as recvmsg(2) has left it, its buffers are alive.
+fn take_carried(header: &libc::msghdr, peeked: &mut Peeked) {
+    // SAFETY: the kernel has filled the control buffer, which is aligned, and told its length.
+    let mut next = unsafe { libc::CMSG_FIRSTHDR(header) };
+    while !next.is_null() {
+        // SAFETY: as above; each header is whole.
+        let (one, data) = unsafe { (next.read(), libc::CMSG_DATA(next)) };
+        // SAFETY: pure arithmetic.
+        let length = one.cmsg_len - unsafe { libc::CMSG_LEN(0) } as usize;
+        match (one.cmsg_level, one.cmsg_type) {
+            (libc::SOL_SOCKET, libc::SCM_RIGHTS) => {
+                for index in 0..length / size_of::<RawFd>() {
+                    // SAFETY: the message has that many numbers, of descriptors that the
+                    // kernel has just made for us.
+                    let own = unsafe {
+                        OwnedFd::from_raw_fd(data.cast::<RawFd>().add(index).read_unaligned())
+                    };
+                    peeked.descriptors.push(own);
+                }
             }
-            ControlMessageOwned::ScmCredentials(sender) if sender.pid() != 0 => {
-                peeked.credentials = Some((sender.pid(), sender.uid(), sender.gid()));
+            (libc::SOL_SOCKET, libc::SCM_CREDENTIALS) if length >= size_of::<libc::ucred>() => {
+                // SAFETY: the message is that long, and any bytes are a ucred.
+                let sender = unsafe { data.cast::<libc::ucred>().read_unaligned() };
+                if sender.pid != 0 {
+                    peeked.credentials = Some((sender.pid, sender.uid, sender.gid));
+                }
             }
-            ControlMessageOwned::ScmCredentials(_) => {}
             _ => peeked.unknown = true,
         }
+        // SAFETY: as for the first.
+        next = unsafe { libc::CMSG_NXTHDR(header, next) };
     }
-    Ok(peeked)
+}
+
+/// A path without its zero, or a zero and an abstract name, of a sockaddr_un.
+fn name_of(address: &[u8]) -> Option<Vec<u8>> {
+    let name = address.get(size_of::<libc::sa_family_t>()..)?;
+    match name.first()? {
+        0 => Some(name.to_vec()),
+        _ => name.split(|byte| *byte == 0).next().map(<[u8]>::to_vec),
+    }
+}
+
+/// SIOCUNIXFILE: an O_PATH descriptor of the file that bind(2) has made for a
+/// Unix socket.
+///
+/// # Errors
+/// ENOENT when its address is no path.
+pub fn file(fd: impl AsFd) -> io::Result<OwnedFd> {
+    const SIOCUNIXFILE: libc::Ioctl = 0x89e0;
+    // SAFETY: it takes no argument, and returns a new descriptor.
+    let made = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), SIOCUNIXFILE) };
+    check(made)?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(made) })
 }
 
 /// Sends without waiting, and as somebody else where `credentials` say so.

@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 8. Unix sockets with paths, and datagrams with their senders' addresses.
 //! 7. Unix sockets with abstract addresses.
 //! 6. Unix sockets with their queues.
 //! 5. Waits of epoll_wait's kind carry the time that is left.
@@ -9,9 +10,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 7;
+pub const NEWEST: u16 = 8;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 7;
+pub const OLDEST: u16 = 8;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -15,15 +15,13 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio as ChildStdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use libmig::{
     api::{JobId, terminal::Window},
-    image::{Stdio, Tty},
-    restore::RestoreHost,
     sys::close_range::mark_close_on_exec_from,
 };
 
@@ -141,7 +139,7 @@ impl Launcher {
         let mut child = Command::new(&self.program)
             .args(["capsule", "--fd", "0"])
             .stdin(OwnedFd::from(theirs))
-            .stdout(ChildStdio::null())
+            .stdout(Stdio::null())
             .stderr(log)
             .current_dir("/")
             .spawn()
@@ -364,6 +362,22 @@ impl Handle {
         Ok(fs::remove_dir_all(folder)?)
     }
 
+    /// A file in the job's folder.
+    #[must_use]
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.folder.join(file)
+    }
+
+    /// Writes a file in the job's folder: all of it or nothing.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub fn write_down(&self, file: &str, bytes: &[u8]) -> io::Result<()> {
+        let fresh = self.path(&format!("{file}.new"));
+        fs::write(&fresh, bytes)?;
+        fs::rename(fresh, self.path(file))
+    }
+
     fn order(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<()> {
         match self.ask(request, fds)? {
             (Reply::Done, _) => Ok(()),
@@ -371,7 +385,11 @@ impl Handle {
         }
     }
 
-    fn ask(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<(Reply, Vec<OwnedFd>)> {
+    pub(super) fn ask(
+        &mut self,
+        request: &Request,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(Reply, Vec<OwnedFd>)> {
         self.stream
             .send(request, fds)
             .context("the capsule's init is gone")?;
@@ -405,42 +423,6 @@ impl AsFd for Subscription {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream.as_fd()
     }
-}
-
-impl RestoreHost for Handle {
-    fn stdio(&mut self, which: Stdio) -> io::Result<OwnedFd> {
-        let (_, mut fds) = self
-            .ask(&Request::Stdio(which), vec![])
-            .map_err(io::Error::other)?;
-        fds.pop().ok_or_else(missing)
-    }
-
-    fn console(&mut self, tty: &Tty) -> io::Result<OwnedFd> {
-        let [rows, columns, x_pixels, y_pixels] = tty.window;
-        let request = Request::Console {
-            index: tty.index,
-            window: Window {
-                rows,
-                columns,
-                x_pixels,
-                y_pixels,
-            },
-            termios: tty.termios.clone(),
-        };
-        let (_, fds) = self.ask(&request, vec![]).map_err(io::Error::other)?;
-        fds.into_iter().next().ok_or_else(missing)
-    }
-
-    fn console_master(&mut self) -> io::Result<OwnedFd> {
-        let (_, mut fds) = self
-            .ask(&Request::ConsoleMaster, vec![])
-            .map_err(io::Error::other)?;
-        fds.pop().ok_or_else(missing)
-    }
-}
-
-fn missing() -> io::Error {
-    io::Error::other("the descriptor is missing from the init's answer")
 }
 
 fn is_gone(e: &io::Error) -> bool {

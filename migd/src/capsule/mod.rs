@@ -8,6 +8,7 @@
 //!
 //! | file | what it holds |
 //! |---|---|
+//! | `host` | what a restore asks of it |
 //! | [`handle`] | the daemon's side: make a capsule, find it again, ask it |
 //! | [`exec()`] | the request of `mig exec`, from the caller's identity to a job |
 //! | `birth` | `migd capsule`: from a fresh process to pid 1 of new namespaces |
@@ -32,6 +33,7 @@ mod ctl;
 pub mod exec;
 mod fdstream;
 pub mod handle;
+mod host;
 mod identity;
 mod init;
 mod pipes;
@@ -44,4 +46,5 @@ pub use birth::run_if_asked;
 pub use ctl::{Event, Info, PipeId, Place};
 pub use exec::{Started, exec};
 pub use handle::{Handle, Launcher, Subscription};
+pub use host::NAMES;
 pub use identity::{Identity, Peer};

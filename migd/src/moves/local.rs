@@ -16,6 +16,7 @@ use tracing::warn;
 use migd::capsule::{Handle, Info};
 
 use super::locks::Claims;
+use super::names;
 use crate::daemon::Daemon;
 use crate::jobs::registry::Relock;
 use crate::jobs::watch;
@@ -137,6 +138,7 @@ impl Local {
         epoch: u64,
         claims: Option<Claims>,
     ) -> Result<Vec<String>, Failure> {
+        names::publish(&self);
         let thawed = match claims {
             Some(claims) => claims.take(&self),
             None => self.group.thaw().map(|()| Vec::new()),
@@ -155,6 +157,7 @@ impl Local {
     /// Destination: destroys what was built.
     pub(super) fn discard(mut self, daemon: &Daemon) -> Result<(), Failure> {
         self.end_processes()?;
+        names::withdraw(&self);
         if let Err(error) = self.capsule.arrive_abort() {
             warn!(job = %self.job, %error, "the capsule's init knows of no arrival");
         }
@@ -167,6 +170,7 @@ impl Local {
 
     /// Source: the destination runs it; destroys the frozen copy.
     pub(super) fn reap(mut self, epoch: u64) -> Result<(), Failure> {
+        names::remove_left(&self);
         if let Err(error) = self.capsule.depart_commit(epoch) {
             warn!(job = %self.job, %error, "the capsule's init knows of no departure");
         }

@@ -10,6 +10,7 @@
 //! | `admission` | what a destination has against a job, asked before it is frozen |
 //! | `lend` | file locks of a copy that has been given up, shared with the destination |
 //! | `locks` | file locks that the copy at the source holds, for the destination |
+//! | `names` | names of its sockets, which they get or lose when the job has moved |
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
 pub(crate) mod admission;
@@ -18,6 +19,7 @@ mod lend;
 mod local;
 mod locks;
 mod look;
+mod names;
 mod outgoing;
 
 use std::time::Duration;

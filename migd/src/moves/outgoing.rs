@@ -20,6 +20,7 @@ use tracing::{error, warn};
 use super::lend::lend;
 use super::local::Local;
 use super::look::{self, Look};
+use super::names;
 use crate::control::Events;
 use crate::daemon::Daemon;
 use crate::jobs::record::{Committed, JobRecord};
@@ -243,6 +244,9 @@ impl SourceJob for Outgoing<'_> {
         // Detached, the tasks stay in the freezer whatever becomes of this daemon.
         if let Some(frozen) = self.frozen.take() {
             frozen.release_tracing()?;
+        }
+        if let (Some(local), Some(captured)) = (&self.local, &self.captured) {
+            names::note_left(local, &captured.image)?;
         }
         self.daemon.jobs.journal_committed(&self.record.id, epoch)?;
         Ok(())

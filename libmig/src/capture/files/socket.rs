@@ -50,7 +50,11 @@ impl<'a> Sockets<'a> {
     pub(super) fn look(&mut self) -> Result<(), FilesError> {
         for (file, found) in (0..).zip(&self.table.files) {
             if found.kind == Kind::Socket {
-                let look = unix_socket::look(&found.copy, found.seen.stat.st_ino);
+                let look = unix_socket::look(
+                    &found.copy,
+                    found.seen.stat.st_ino,
+                    self.table.root.as_ref(),
+                );
                 let look = look.map_err(|refusal| found.refused(&refusal))?;
                 self.seen.insert(inode(found), look);
                 self.ids.insert(inode(found), file);
@@ -74,8 +78,10 @@ impl<'a> Sockets<'a> {
         Ok(UnixSocket {
             kind: seen.kind,
             name: seen.name.clone(),
+            file: self.bound(seen).then(|| seen.file.clone()).flatten(),
             backlog: seen.backlog,
             accepted_from: unix_socket::listener(seen, &self.seen).map(|inode| self.ids[&inode]),
+            orphan: unix_socket::is_orphan(seen, &self.seen),
             peer: match seen.peer {
                 None => UnixPeer::None,
                 Some(0) => UnixPeer::Closed,
@@ -96,6 +102,12 @@ impl<'a> Sockets<'a> {
             owner: (found.seen.stat.st_uid, found.seen.stat.st_gid),
             queue: self.queue(found, seen)?,
         })
+    }
+
+    /// Whether it has its address by bind(2): one that was accepted has that of another.
+    fn bound(&self, seen: &Socket) -> bool {
+        unix_socket::listener(seen, &self.seen).is_none()
+            && !unix_socket::is_orphan(seen, &self.seen)
     }
 
     fn peer_credentials(&self, found: &Found) -> Result<Option<UnixCredentials>, FilesError> {
@@ -150,9 +162,16 @@ impl<'a> Sockets<'a> {
     /// taken the first, or a capture that was given up); what it is held in
     /// remains. The same messages in a pair of our own take as much.
     fn hides(&self, seen: &Socket, queue: &[UnixMessage]) -> io::Result<bool> {
+        let addressed = |inode: u32| self.seen.get(&inode).is_none_or(|one| one.name.is_some());
         let Some(peer) = seen.peer.and_then(|peer| self.ids.get(&peer)) else {
             return Ok(false);
         };
+        if seen.kind == libc::SOCK_DGRAM
+            && (seen.name.is_some() || seen.peer.is_some_and(addressed))
+        {
+            // The peer may have sent to others, and others to this one.
+            return Ok(false);
+        }
         let kind = match seen.kind {
             libc::SOCK_DGRAM => SocketType::DGRAM,
             _ => SocketType::SEQPACKET,
@@ -219,7 +238,10 @@ impl<'a> Sockets<'a> {
                 return Err(found.refused(&refusal::socket_busy(reason)));
             }
             done += peeked.length;
-            let message = self.message(found, &peeked, &buffer[..peeked.length])?;
+            let mut message = self.message(found, &peeked, &buffer[..peeked.length])?;
+            if seen.kind == libc::SOCK_DGRAM {
+                message.from = peeked.from;
+            }
             append(&mut queue, message, stream);
         }
         // Of datagrams the kernel counts only the first.
@@ -259,6 +281,7 @@ impl<'a> Sockets<'a> {
         Ok(UnixMessage {
             bytes: bytes.to_vec(),
             files,
+            from: None,
             sender,
         })
     }

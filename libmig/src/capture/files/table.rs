@@ -63,7 +63,7 @@ pub(super) struct Table {
     pub(super) descriptors: Vec<Vec<Descriptor>>,
     pub(super) locks: Locks,
     /// Where names are looked up; `None` when there is no process.
-    root: Option<OwnedFd>,
+    pub(super) root: Option<OwnedFd>,
 }
 
 /// Only descriptors that agree in this can be one description.

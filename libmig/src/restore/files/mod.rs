@@ -29,7 +29,7 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{RestoreHost, clocks};
+use super::{RestoreHost, clocks, names::StagedName};
 use crate::image::{
     Clocks, EpollEntry, FileId, FileObject, JobImage, OpenFile, Pid, ProcessKind, SharedId,
 };
@@ -46,6 +46,8 @@ pub struct Opened {
     interests: Vec<Interest>,
     signals: Vec<SignalDriven>,
     signalfds: HashSet<FileId>,
+    /// Names that sockets get when the job runs.
+    pub(super) names: Vec<StagedName>,
 }
 
 #[derive(Debug)]
@@ -111,6 +113,7 @@ pub fn open(
             .filter(|(_, file)| matches!(file.object, FileObject::Signal { .. }))
             .map(|(id, _)| id)
             .collect(),
+        names: Vec::new(),
     })
 }
 

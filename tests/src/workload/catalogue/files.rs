@@ -227,6 +227,29 @@ pub(super) const FILES: &[Workload] = &[
     ),
     of(
         "sockets",
+        "sockets-path",
+        &["--mode", "path"],
+        "sockets with paths, their connections, and those whose listener is gone",
+        &["name", "mode"],
+    ),
+    of(
+        "sockets",
+        "sockets-datagrams",
+        &["--mode", "datagrams"],
+        "datagram sockets with addresses, and the senders of what waits in them",
+        &["order", "name"],
+    )
+    .single(),
+    of(
+        "sockets",
+        "sockets-datagrams-abstract",
+        &["--mode", "datagrams", "--abstract", "1"],
+        "the same with a sender at an abstract address",
+        &[],
+    )
+    .single(),
+    of(
+        "sockets",
         "sockets-passed",
         &["--mode", "passed"],
         "sockets between processes, with words on their way",
