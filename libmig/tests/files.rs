@@ -568,6 +568,7 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
         child_subreaper: false,
         thp_disable: false,
         personality: 0,
+        filters: Vec::new(),
         threads: Vec::new(),
     };
     Process {

@@ -159,6 +159,7 @@ fn thread(tid: Pid, program: u64) -> Thread {
         timer_slack_ns: 50_000,
         io_priority: 0,
         tsc_mode: 1,
+        seccomp: Seccomp::Off,
     }
 }
 
@@ -228,6 +229,7 @@ fn live(threads: Vec<Thread>) -> LiveProcess {
         thp_disable: false,
         personality: 0,
         threads,
+        filters: Vec::new(),
     }
 }
 

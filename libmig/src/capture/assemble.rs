@@ -10,6 +10,7 @@ use super::{
     hindrance::{self, obstacle},
     interrupted,
     sample::Watch,
+    seccomp::Confinement,
     timed,
 };
 use crate::{
@@ -109,10 +110,7 @@ fn settle_state(
         pending: pending | shared,
     })?;
     let tid = status.own_id().unwrap_or(thread.raw());
-    if status.seccomp != 0 {
-        // Not one injected call could be made, nor would the filters travel.
-        return Err(obstacle(hindrance::sandboxed(pid, tid)));
-    }
+    let confinement = Confinement::lift(&mut stopped, &status, (pid, tid))?;
     let rseq = stopped.rseq()?;
     let registers = stopped.registers()?;
     if registers[reg::CS] != USER_CS {
@@ -120,8 +118,10 @@ fn settle_state(
     }
     let sample = watch.samples.get(&thread).copied().unwrap_or_default();
     let sample = sample.at_stop(&status);
+    let place = || place().filter(|_| !confinement.asks_for_place());
     let (home, wait) = timed::find(thread, &registers, sample, watch.clock, place);
     let amended = interrupted::amended(&home, || interrupted::rseq_abort(thread, &rseq, &home));
+    let amended = confinement.restartable(&amended);
     if amended != registers {
         stopped.amend_registers(&amended)?;
     }
@@ -135,6 +135,7 @@ fn settle_state(
         rseq,
         sample,
         wait,
+        confinement,
     })
 }
 

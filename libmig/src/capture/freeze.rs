@@ -7,6 +7,7 @@ use super::{
     clock::JobClock,
     gather::{Gathering, descendants},
     sample::{Sample, Watch},
+    seccomp::Confinement,
     timed::TimedWait,
 };
 use crate::{
@@ -49,6 +50,7 @@ pub(super) struct FrozenThread {
     pub(super) rseq: RseqConfiguration,
     pub(super) sample: Sample,
     pub(super) wait: Option<TimedWait>,
+    pub(super) confinement: Confinement,
 }
 
 impl FrozenThread {

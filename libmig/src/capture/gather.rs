@@ -18,6 +18,7 @@ use super::{
     freeze::FrozenProcess,
     hindrance::{self, obstacle},
     sample::Watch,
+    seccomp,
 };
 use crate::{
     inspect::process::{self, is_gone},
@@ -231,9 +232,10 @@ impl Gathering {
 
     /// Lets everything go that was caught so far.
     pub(super) fn abandon(&mut self) {
-        for (_, (stopped, _)) in mem::take(&mut self.stopped) {
+        for (thread, (mut stopped, _)) in mem::take(&mut self.stopped) {
+            let mode = process::status(thread).map_or(0, |status| status.seccomp);
             // Nothing was changed; a thread that is gone needs no detaching.
-            drop(stopped.detach());
+            drop(seccomp::spare(&mut stopped, mode).and_then(|()| stopped.detach()));
         }
         // Those that had not stopped yet do so now that the others run.
         let deadline = Instant::now() + PATIENCE;

@@ -78,12 +78,12 @@ pub(super) fn not_64_bit(pid: Pid, tid: Pid) -> Obstacle {
     }
 }
 
-pub(super) fn sandboxed(pid: Pid, tid: Pid) -> Obstacle {
+pub(super) fn sandboxed(pid: Pid, tid: Pid, reason: String, remedy: &str) -> Obstacle {
     Obstacle {
         pid: Some(pid),
         object: format!("thread {tid}"),
-        reason: "it has a seccomp filter".to_owned(),
-        remedy: "start the program without its sandbox".to_owned(),
+        reason,
+        remedy: remedy.to_owned(),
         transient: false,
     }
 }

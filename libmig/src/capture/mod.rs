@@ -19,6 +19,7 @@ mod process;
 mod query;
 mod relock;
 mod sample;
+mod seccomp;
 mod shared;
 mod sleep;
 mod thread;

@@ -113,6 +113,7 @@ fn live(
         (context.shared, &context.root),
     )?;
     let calls = interrupted_calls(frozen, context)?;
+    let mut filters = Vec::new();
     let threads = frozen
         .threads
         .iter()
@@ -120,7 +121,14 @@ fn live(
         .zip(&of_threads)
         .zip(calls)
         .map(|(((thread, outside), answers), call)| {
-            thread::capture(thread, outside, answers, call, &context.node_cpus)
+            thread::capture(
+                thread,
+                outside,
+                answers,
+                call,
+                &context.node_cpus,
+                &mut filters,
+            )
         })
         .collect::<Result<_, _>>()?;
     let timers =
@@ -159,6 +167,7 @@ fn live(
         thp_disable: answers.thp_disable,
         personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
         threads,
+        filters,
     })
 }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use nix::sys::signal::{Signal, kill};
 
-use super::{CaptureError, Frozen, freeze::FrozenProcess, gather::OPTIONS};
+use super::{CaptureError, Frozen, freeze::FrozenProcess};
 use crate::{
     image::FileLock,
     inspect::maps,
@@ -24,9 +24,10 @@ impl Frozen {
     pub fn doom(&mut self) -> Result<(), CaptureError> {
         let threads = self.processes.iter_mut().flat_map(|p| &mut p.threads);
         for thread in threads {
+            let options = thread.confinement.options();
             thread
                 .stopped
-                .set_options(OPTIONS | Options::PTRACE_O_EXITKILL)?;
+                .set_options(options | Options::PTRACE_O_EXITKILL)?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use nix::sched::{CpuSet, sched_getaffinity};
 
 use super::{CaptureError, freeze::FrozenThread, interrupted, query::ThreadAnswers, sleep};
 use crate::{
-    image::{Credentials, Rseq, SigInfo, Thread, XState},
+    image::{Credentials, Rseq, SeccompFilter, SigInfo, Thread, XState},
     inspect::process::{self, Status},
     sys::{HostPid, cpuid, ptrace::Stopped, sched},
 };
@@ -32,6 +32,7 @@ pub(super) fn capture(
     answers: &ThreadAnswers,
     call: Option<sleep::Interrupted>,
     node_cpus: &[u32],
+    filters: &mut Vec<SeccompFilter>,
 ) -> Result<Thread, CaptureError> {
     let thread = frozen.stopped.thread();
     let failed = |what| CaptureError::proc(thread, what);
@@ -60,6 +61,7 @@ pub(super) fn capture(
         timer_slack_ns: answers.timer_slack_ns,
         io_priority: sched::io_priority(thread).map_err(failed("the I/O priority"))?,
         tsc_mode: answers.tsc_mode,
+        seccomp: frozen.confinement.to_image(filters),
     })
 }
 

@@ -75,6 +75,8 @@ pub struct LiveProcess {
     pub personality: u64,
     /// The threads; the first is the thread-group leader.
     pub threads: Vec<Thread>,
+    /// Every seccomp filter of any thread, each once; see [`Seccomp::Filters`].
+    pub filters: Vec<SeccompFilter>,
 }
 
 /// What path lookups of the process start from.
@@ -128,6 +130,30 @@ pub struct Thread {
     pub io_priority: i32,
     /// PR_GET_TSC.
     pub tsc_mode: i32,
+    /// What seccomp(2) confines it to.
+    pub seccomp: Seccomp,
+}
+
+/// What seccomp(2) confines a thread to.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Seccomp {
+    /// Nothing.
+    #[default]
+    Off,
+    /// SECCOMP_SET_MODE_STRICT.
+    Strict,
+    /// Filters, the oldest first: indexes into [`LiveProcess::filters`].
+    Filters(Vec<u32>),
+}
+
+/// A filter of seccomp(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeccompFilter {
+    /// An array of struct sock_filter.
+    #[serde(with = "serde_bytes")]
+    pub program: Vec<u8>,
+    /// SECCOMP_FILTER_FLAG_LOG.
+    pub log: bool,
 }
 
 /// x86_64 general registers in the order of user_regs_struct (27 words:

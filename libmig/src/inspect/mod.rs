@@ -17,6 +17,7 @@ pub mod probe;
 pub mod proc_file;
 pub mod process;
 pub mod refusal;
+pub mod seccomp;
 pub mod sharing;
 pub mod smaps;
 pub mod stdio;

@@ -12,7 +12,7 @@ use super::{
     hold::{self, Complete},
     limits,
     locks::Locks,
-    process, sleep,
+    prepare, process, seccomp, sleep,
     task::{self, Task},
     thread,
     xstate::{self, Component},
@@ -22,6 +22,7 @@ use crate::{
     image::{Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, Registers, Thread},
     sys::{
         HostPid,
+        ptrace::SUSPEND_SECCOMP,
         remote::{Batch, Foothold},
     },
 };
@@ -106,10 +107,18 @@ impl Building {
         );
         process::attributes(&mut batch, process);
         process::directories(&mut batch, process);
+        seccomp::confine_all(&mut batch, process);
         for thread in &process.threads[1..] {
             thread::spawn(&mut batch, thread.tid);
         }
         const STEP: &str = "take over what its threads share";
+        if seccomp::is_confined(process) {
+            // Threads inherit it with the tracer.
+            leader
+                .stopped
+                .set_options(prepare::options() | SUSPEND_SECCOMP)
+                .map_err(trace(pid, STEP))?;
+        }
         let results = self
             .injector
             .run(&mut leader.stopped, &batch)
@@ -141,6 +150,7 @@ impl Building {
         for (task, thread) in pairs.skip(1) {
             let mut batch = Batch::new();
             thread::identity(&mut batch, thread, pid);
+            seccomp::confine(&mut batch, process, thread);
             thread::credentials(&mut batch, thread, process);
             task.run(self.injector, &batch, STEP)?;
         }
@@ -151,6 +161,7 @@ impl Building {
         thread::identity(&mut batch, leader, pid);
         process::make_timers(&mut batch, &process.timers, self.exact_timers);
         limits::set(&mut batch, pid, &process.limits);
+        seccomp::confine(&mut batch, process, leader);
         thread::credentials(&mut batch, leader, process);
         let asked = locks.ask(&mut batch, pid);
         let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;

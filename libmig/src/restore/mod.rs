@@ -26,6 +26,7 @@ mod pin;
 mod prepare;
 mod process;
 mod remains;
+mod seccomp;
 mod sleep;
 mod sources;
 mod task;

@@ -61,7 +61,7 @@ pub struct Prepared {
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Options of every tracee: dies with the daemon, brings its children along.
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options::PTRACE_O_EXITKILL
         | Options::PTRACE_O_TRACESYSGOOD
         | Options::PTRACE_O_TRACEFORK

@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 9. Filters of seccomp(2).
 //! 8. Unix sockets with paths, and datagrams with their senders' addresses.
 //! 7. Unix sockets with abstract addresses.
 //! 6. Unix sockets with their queues.
@@ -10,9 +11,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 8;
+pub const NEWEST: u16 = 9;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 8;
+pub const OLDEST: u16 = 9;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

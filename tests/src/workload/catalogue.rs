@@ -15,6 +15,7 @@ pub(super) fn all() -> Vec<Workload> {
         memory::MEMORY,
         process::THREADS,
         process::PROCESS,
+        process::CONFINED,
         process::TREES,
         files::FILES,
         files::TRANSITIONS,

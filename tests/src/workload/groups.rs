@@ -16,6 +16,7 @@ macro_rules! test_each_group {
             threads: "threads-";
             clocks: "clocks";
             identity: "identity-";
+            confined: "seccomp-";
             signals: "signals-";
             timers: "timers-";
             trees: "tree-";

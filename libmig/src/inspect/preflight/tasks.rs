@@ -7,7 +7,10 @@ use super::{
     namespaces::Home,
     subject::{Finding, Subject, Task},
 };
-use crate::sys::{HostPid, sched};
+use crate::{
+    inspect::process,
+    sys::{HostPid, sched},
+};
 
 /// `/proc/TID/attr` of the security modules that label tasks.
 pub(super) const LABELS: [&str; 3] = ["current", "apparmor/current", "smack/current"];
@@ -21,11 +24,12 @@ const PF_WORKER: u64 = 0x10 | 0x4000;
 
 pub(super) fn check(subject: &mut Subject, home: &Home) {
     let mut found = Vec::new();
+    let unconfined = process::status(HostPid::own()).is_ok_and(|own| own.seccomp == 0);
     for task in &subject.tasks {
         let tid = task.tid;
         let mut add = |finding: Option<Finding>| found.extend(finding.map(|f| (tid, f)));
         add(traced(task));
-        add(seccomp(task.status.seccomp));
+        add(seccomp(task.status.seccomp, unconfined));
         add(worker(task));
         for (key, value) in task.text.lines().filter_map(|line| line.split_once(':')) {
             add(feature(key, value.trim()));
@@ -68,17 +72,19 @@ fn traced(task: &Task) -> Option<Finding> {
     })
 }
 
-fn seccomp(mode: u32) -> Option<Finding> {
-    let what = match mode {
-        0 => return None,
-        1 => "it is in seccomp's strict mode".to_owned(),
-        2 => "seccomp filters restrict its system calls".to_owned(),
-        other => format!("it is in the unknown seccomp mode {other}"),
-    };
-    Some(Finding::new(
-        what,
-        "start the program without its sandbox, or keep the job where it is with --pin",
-    ))
+fn seccomp(mode: u32, unconfined: bool) -> Option<Finding> {
+    match mode {
+        0 => None,
+        1 | 2 if unconfined => None,
+        1 | 2 => Some(Finding::new(
+            "seccomp restricts its system calls, and those of migd, which could not suspend that",
+            "run migd without a seccomp filter of its own, on both nodes",
+        )),
+        other => Some(Finding::new(
+            format!("it is in the unknown seccomp mode {other}"),
+            "start the program without its sandbox, or keep the job where it is with --pin",
+        )),
+    }
 }
 
 fn worker(task: &Task) -> Option<Finding> {
@@ -199,6 +205,11 @@ mod tests {
         assert_eq!(POLICIES.map(scheduled), [const { None }; 5]);
         assert!(scheduled(6).unwrap().reason.contains("SCHED_DEADLINE"));
         assert!(scheduled(7).unwrap().reason.contains("policy 7"));
-        assert!(seccomp(3).unwrap().reason.contains("mode 3"));
+        assert!(seccomp(3, true).unwrap().reason.contains("mode 3"));
+        assert_eq!(
+            [0, 1, 2].map(|mode| seccomp(mode, true)),
+            [const { None }; 3]
+        );
+        assert!(seccomp(2, false).unwrap().remedy.contains("migd"));
     }
 }

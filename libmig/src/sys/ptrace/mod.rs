@@ -9,6 +9,7 @@
 mod event;
 mod patience;
 mod request;
+mod seccomp;
 mod stopped;
 
 use std::{io, time::Duration, time::Instant};
@@ -17,6 +18,7 @@ pub use event::{Event, Waited};
 pub use nix::sys::ptrace::Options;
 pub use patience::limit_waits;
 pub use request::RseqConfiguration;
+pub use seccomp::SUSPEND_SECCOMP;
 pub use stopped::{SignalState, Stopped, bit, reg};
 
 use super::HostPid;

@@ -57,7 +57,7 @@ pub(super) fn error(request: &'static str, thread: HostPid, errno: Errno) -> Ptr
 ///
 /// # Safety
 /// `data` must be what `request` wants: valid for its reads and writes.
-unsafe fn call(
+pub(super) unsafe fn call(
     name: &'static str,
     request: libc::c_uint,
     thread: HostPid,

@@ -161,6 +161,46 @@ pub(super) const PROCESS: &[Workload] = &[
     .single(),
 ];
 
+pub(super) const CONFINED: &[Workload] = &[
+    of(
+        "seccomp",
+        "seccomp-filter",
+        &["--mode", "filter"],
+        "seccomp filters that end, fail or trap a call, and a child that has them",
+        &["error", "count"],
+    ),
+    of(
+        "seccomp",
+        "seccomp-norestart",
+        &["--mode", "norestart"],
+        "sleeps where restart_syscall is forbidden",
+        &["killed"],
+    )
+    .single()
+    .not_stoppable(),
+    of(
+        "seccomp",
+        "seccomp-threads",
+        &["--mode", "threads"],
+        "seccomp filters of each thread",
+        &["all"],
+    ),
+    of(
+        "seccomp",
+        "seccomp-tsync",
+        &["--mode", "threads", "--tsync", "1"],
+        "seccomp filters that threads have in common, so that one can bring the others along",
+        &["all"],
+    ),
+    of(
+        "seccomp",
+        "seccomp-strict",
+        &["--mode", "strict"],
+        "a process in seccomp's strict mode",
+        &["answer"],
+    ),
+];
+
 pub(super) const TREES: &[Workload] = &[
     of(
         "tree",
