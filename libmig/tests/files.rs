@@ -123,6 +123,7 @@ impl RestoreHost for NoHost {
 
 fn image(tables: &FileTables) -> JobImage {
     JobImage {
+        shm: Vec::new(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),
@@ -544,6 +545,7 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
     };
     let live = LiveProcess {
         memory: MemoryImage {
+            exe_object: None,
             layout: Layout::default(),
             exe,
             mappings: Vec::new(),

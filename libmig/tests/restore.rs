@@ -198,6 +198,7 @@ fn live(threads: Vec<Thread>) -> LiveProcess {
     LiveProcess {
         memory: MemoryImage {
             layout: numbers,
+            exe_object: None,
             exe: FileMapping {
                 file: path("/bin/true"),
                 offset: 0,
@@ -247,6 +248,7 @@ fn job(processes: Vec<Process>) -> JobImage {
     let mut clocks = clocks::machine().unwrap();
     clocks.monotonic_ns += 1_000_000_000_000;
     JobImage {
+        shm: Vec::new(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),
@@ -511,6 +513,7 @@ fn shared_memory_is_one_object_for_all() {
         object,
         offset: 0,
         private: false,
+        read_only: false,
     };
     let program = |pid, object| {
         let mut live = live(vec![thread(pid, COUNT)]);

@@ -95,7 +95,19 @@ impl Comparison {
             // the original had been, and was emptied since.
             "processes[].kind.Live.memory.mappings[].flags.accounted" => *before == true,
             // The kernel names a file without a name by its inode, in the same directory.
-            "files[].object.Unlinked.path" => directory(before) == directory(after),
+            "processes[].kind.Live.memory.exe.file.path" => {
+                let number = |path: &Value| {
+                    path.as_array()?
+                        .iter()
+                        .rev()
+                        .find(|byte| !(48..58).contains(&byte.as_u64().unwrap_or(0)))
+                        .cloned()
+                };
+                directory(before) == directory(after) && number(after) == Some(Value::from(b'#'))
+            }
+            "files[].object.Unlinked.path" | "shared[].kind.File.path" => {
+                directory(before) == directory(after)
+            }
             "pipes[].fifo" => {
                 let path = |fifo: &Value| directory(&fifo["file"]["path"]).map(<[Value]>::to_vec);
                 before["unlinked"] == true

@@ -7,6 +7,8 @@
  * anonymous: MAP_SHARED | MAP_ANONYMOUS
  * file: a file in --dir, which is also read and written by system calls
  * memfd: a memfd with a seal, its name, and two mappings of it
+ * posix, posix_unlinked, posix_closed: shm_open; unlinked; and its descriptor closed
+ * ghost, ghost_closed: a file in --dir that has been unlinked; and its descriptor closed
  * memfd_write: a memfd that is changed by write(2) alone
  */
 #include "workload.h"
@@ -43,10 +45,21 @@ static void child(long me)
 	_exit(0);
 }
 
+static char name[64];
+
+static bool is(const char *family)
+{
+	return !strncmp(wl_opt("mode", ""), family, strlen(family));
+}
+
 static void make(void)
 {
-	if (wl_mode("file")) {
-		const char *path = wl_path("shared");
+	const char *path = NULL;
+	snprintf(name, sizeof name, "/mig-workload.%d.%d", (int)getuid(), (int)getpid());
+	if (is("posix")) {
+		backing = MUST(shm_open(name, O_CREAT | O_EXCL | O_RDWR, 0600));
+	} else if (wl_mode("file") || is("ghost")) {
+		path = wl_path("shared");
 		backing = MUST(open(path, O_CREAT | O_RDWR | O_TRUNC | O_CLOEXEC, 0600));
 	} else if (!wl_mode("anonymous")) {
 		backing = MUST(memfd_create("workload", MFD_ALLOW_SEALING));
@@ -60,6 +73,14 @@ static void make(void)
 	if (wl_mode("memfd"))
 		second = MUST(mmap(NULL, AREA, PROT_READ, MAP_SHARED, backing, 0));
 	wl_fill(area->pattern, sizeof area->pattern, 42);
+	if (wl_mode("posix_unlinked") || wl_mode("posix_closed"))
+		MUST(shm_unlink(name));
+	if (is("ghost"))
+		MUST(unlink(path));
+	if (wl_mode("posix_closed") || wl_mode("ghost_closed")) {
+		MUST(close(backing));
+		backing = -1;
+	}
 }
 
 /* The object seen through its descriptor is the object seen through the mapping. */
@@ -78,13 +99,15 @@ static void check_backing(void)
 	struct stat status;
 	MUST(fstat(backing, &status));
 	CHECK(status.st_size == AREA, "the size is %lld", (long long)status.st_size);
+	bool nameless = is("ghost") || wl_mode("posix_unlinked");
+	CHECK(is("memfd") || !status.st_nlink == nameless, "%lu links", (unsigned long)status.st_nlink);
 	if (!wl_mode("memfd"))
 		return;
 	char link[64] = "";
 	snprintf(link, sizeof link, "/proc/self/fd/%d", backing);
-	char name[64] = "";
-	MUST(readlink(link, name, sizeof name - 1));
-	CHECK(!strcmp(name, "/memfd:workload (deleted)"), "the name is %s", name);
+	char target[64] = "";
+	MUST(readlink(link, target, sizeof target - 1));
+	CHECK(!strcmp(target, "/memfd:workload (deleted)"), "the name is %s", target);
 	CHECK(fcntl(backing, F_GET_SEALS) == F_SEAL_SHRINK, "seals are %#x", fcntl(backing, F_GET_SEALS));
 	CHECK(second->said == area->said, "the second mapping is another object");
 }
@@ -134,6 +157,8 @@ static void with_children(void)
 		CHECK(area->child[i].mixed == wl_mix(area->child[i].counter), "counter of child %ld", i);
 		sum += area->child[i].counter;
 	}
+	if (wl_mode("posix"))
+		MUST(shm_unlink(name));
 	CHECK(sum == area->total, "the total is %llu, not %llu", (unsigned long long)area->total,
 	      (unsigned long long)sum);
 }

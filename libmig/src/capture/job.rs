@@ -11,14 +11,14 @@ use super::{
     CaptureError, Frozen, SharedRegistry,
     clock::JobClock,
     process::{self, Context},
-    query, thread,
+    query, shm, thread,
 };
 use crate::{
     image::{
         CapsuleImage, Descriptor, FileLock, JobImage, OpenFile, Pid, Pipe, Process, ProcessKind,
         Tty,
     },
-    inspect::fd,
+    inspect::{fd, shm::Shm},
     sys::HostPid,
 };
 
@@ -73,7 +73,11 @@ impl Frozen {
         let mut shared = SharedRegistry::new();
         let now_ns = u64::try_from(self.capsule()?.clocks.monotonic_ns).unwrap_or(0);
         let began = Instant::now();
-        let (mut processes, asked) = self.capture_processes(&mut shared, now_ns)?;
+        let root = fd::root(self.init).map_err(CaptureError::proc(self.init, "root"))?;
+        let own = Shm::of(&root).map_err(CaptureError::proc(self.init, "/dev/shm"))?;
+        let shm = shm::capture(self.init, own.as_ref(), &mut shared)?;
+        let place = (root, own.as_ref().map(Shm::device));
+        let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place)?;
         let pidfds = self.pidfds()?;
         let sources: Vec<LiveSource<'_>> = pidfds
             .iter()
@@ -108,6 +112,7 @@ impl Frozen {
             ttys: tables.ttys,
             shared: shared.objects().cloned().collect(),
             locks: tables.locks,
+            shm,
         };
         Ok(Captured { image, shared })
     }
@@ -116,6 +121,7 @@ impl Frozen {
         &mut self,
         shared: &mut SharedRegistry,
         now_ns: u64,
+        (root, shm): (OwnedFd, Option<u64>),
     ) -> Result<(Vec<Process>, Vec<Instant>), CaptureError> {
         let tids = self
             .processes
@@ -125,7 +131,8 @@ impl Frozen {
             .collect();
         let mut context = Context {
             shared,
-            root: fd::root(self.init).map_err(CaptureError::proc(self.init, "root"))?,
+            root,
+            shm,
             node_cpus: thread::node_cpus(),
             now_ns,
             asked: Vec::new(),

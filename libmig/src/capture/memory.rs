@@ -4,19 +4,23 @@ use std::{
     collections::HashMap,
     fs::{self, OpenOptions},
     io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsRawFd, OwnedFd},
+        unix::{ffi::OsStringExt, fs::MetadataExt},
+    },
+    path::Path,
 };
 
-use super::{CaptureError, SharedRegistry, hindrance::obstacle, process};
+use super::{CaptureError, SharedRegistry, hindrance::obstacle, process, shm::Place};
 use crate::{
     api::Obstacle,
     image::{
         Backing, FileMapping, FilePath, Layout, Mapping, MappingFlags, MemoryImage, Pid,
-        SharedAccess, Vdso,
+        SharedAccess, SharedFile, SharedId, Vdso,
     },
     inspect::{
-        fd,
         mapping_rules::{self, Kind},
+        shm::{self, Whereabouts, nameless_program, whereabouts},
         smaps::{self, DetailedArea},
     },
     sys::{HostPid, pagemap},
@@ -27,7 +31,7 @@ pub(super) fn capture(
     (pid, host): (Pid, HostPid),
     layout: Layout,
     membarrier: u32,
-    (shared, root): (&mut SharedRegistry, &OwnedFd),
+    (shared, root, shm): (&mut SharedRegistry, &OwnedFd, Option<u64>),
 ) -> Result<MemoryImage, CaptureError> {
     let areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
     let mut reader = Reader {
@@ -35,6 +39,7 @@ pub(super) fn capture(
         host,
         shared,
         root,
+        shm,
         pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
         paths: HashMap::new(),
     };
@@ -63,13 +68,12 @@ pub(super) fn capture(
     if !obstacles.is_empty() {
         return Err(CaptureError::Obstacles(obstacles));
     }
-    let exe = FileMapping {
-        file: process::link((pid, host), "exe", root)?,
-        offset: 0,
-    };
+    let (file, exe_object) = reader.program()?;
+    let exe = FileMapping { file, offset: 0 };
     Ok(MemoryImage {
         layout,
         exe,
+        exe_object,
         mappings,
         vdso,
         membarrier,
@@ -81,9 +85,20 @@ struct Reader<'a> {
     host: HostPid,
     shared: &'a mut SharedRegistry,
     root: &'a OwnedFd,
+    /// Device of the capsule's /dev/shm.
+    shm: Option<u64>,
     pagemap: fs::File,
     /// Files that were checked already.
-    paths: HashMap<Vec<u8>, FilePath>,
+    paths: HashMap<Sight, FilePath>,
+}
+
+/// Device, inode and name of a mapped file.
+type Sight = ((u32, u32), u64, Vec<u8>);
+
+/// The file of a mapping.
+enum Found {
+    Named(FilePath),
+    Object(SharedId),
 }
 
 impl Reader<'_> {
@@ -100,17 +115,10 @@ impl Reader<'_> {
                     object,
                     offset: area.area.offset,
                     private: !area.area.shared,
+                    read_only: !area.has(b"mw"),
                 }
             }
-            Kind::File if area.area.shared => {
-                let access = if area.has(b"mw") {
-                    SharedAccess::ReadWrite
-                } else {
-                    SharedAccess::ReadOnly
-                };
-                Backing::FileShared(self.file(area)?, access)
-            }
-            Kind::File => Backing::FilePrivate(self.file(area)?),
+            Kind::File => self.file_backing(area)?,
             Kind::Vsyscall => unreachable!("left out by the caller"),
         };
         Ok(Mapping {
@@ -123,44 +131,106 @@ impl Reader<'_> {
         })
     }
 
-    /// The file of a mapping, after a check that its path still leads to it.
-    fn file(&mut self, area: &DetailedArea) -> Result<FileMapping, CaptureError> {
-        let path = &area.area.name;
-        let file = match self.paths.get(path) {
-            Some(known) => known.clone(),
-            None => {
-                let found = self.check_path(area)?;
-                self.paths.insert(path.clone(), found.clone());
-                found
-            }
+    /// By name, where the name still leads to the file; else its contents travel.
+    fn file_backing(&mut self, area: &DetailedArea) -> Result<Backing, CaptureError> {
+        // Of names that several files have had, each is looked at.
+        let key = (area.area.device, area.area.inode, area.area.name.clone());
+        let known = self.paths.get(&key).cloned();
+        let file = match known {
+            Some(known) => known,
+            None => match self.find(area)? {
+                Found::Object(object) => {
+                    return Ok(Backing::Shared {
+                        object,
+                        offset: area.area.offset,
+                        private: !area.area.shared,
+                        read_only: !area.has(b"mw"),
+                    });
+                }
+                Found::Named(found) => {
+                    self.paths.insert(key, found.clone());
+                    found
+                }
+            },
         };
-        Ok(FileMapping {
-            file,
-            offset: area.area.offset,
+        let offset = area.area.offset;
+        let file = FileMapping { file, offset };
+        Ok(match (area.area.shared, area.has(b"mw")) {
+            (false, _) => Backing::FilePrivate(file),
+            (true, true) => Backing::FileShared(file, SharedAccess::ReadWrite),
+            (true, false) => Backing::FileShared(file, SharedAccess::ReadOnly),
         })
     }
 
-    fn check_path(&self, area: &DetailedArea) -> Result<FilePath, CaptureError> {
+    fn find(&mut self, area: &DetailedArea) -> Result<Found, CaptureError> {
         let path = &area.area.name;
-        let failed = |what| CaptureError::proc(self.host, what);
-        let mapped = fs::metadata(map_files(self.host, area)).map_err(failed("map_files"))?;
-        let same = fd::leads_to(self.root, path, (mapped.dev(), mapped.ino()));
-        if !same {
-            return Err(obstacle(Obstacle {
+        let link = map_files(self.host, area);
+        let mapped = fs::metadata(&link).map_err(CaptureError::proc(self.host, "map_files"))?;
+        match whereabouts(self.root, self.shm, area, &mapped) {
+            Whereabouts::Named => Ok(Found::Named(FilePath {
+                path: path.clone(),
+                mode: mapped.mode(),
+                size: if mapped.is_file() { mapped.len() } else { 0 },
+            })),
+            Whereabouts::Object => {
+                let object = self.object(Path::new(&link), path, &mapped);
+                object
+                    .map(Found::Object)
+                    .map_err(CaptureError::proc(self.host, "map_files"))
+            }
+            Whereabouts::Lost(reason) => Err(obstacle(Obstacle {
                 pid: Some(self.pid),
                 object: mapping_rules::describe(area),
-                reason: "the file that is mapped has been deleted or replaced".to_owned(),
+                reason: reason.to_owned(),
                 remedy: "restart the program, so that it uses the file that is there now"
                     .to_owned(),
                 transient: false,
-            }));
+            })),
         }
-        let size = if mapped.is_file() { mapped.len() } else { 0 };
-        Ok(FilePath {
-            path: path.clone(),
-            mode: mapped.mode(),
-            size,
-        })
+    }
+
+    fn object(
+        &mut self,
+        link: &Path,
+        name: &[u8],
+        metadata: &fs::Metadata,
+    ) -> io::Result<SharedId> {
+        if let Some(known) = self.shared.known(metadata.dev(), metadata.ino()) {
+            return Ok(known);
+        }
+        // Extended attributes are those of the file, not of the link in /proc.
+        let file = fs::File::open(link)?;
+        let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let place = Path::new(&place);
+        let about = SharedFile {
+            path: shm::before_unlink(name).to_vec(),
+            in_shm: self.shm == Some(metadata.dev()),
+            named: false,
+            attributes: super::shm::attributes(&Place::Open(&file), metadata)?,
+        };
+        self.shared.intern_file(place, about)
+    }
+
+    /// The program, and the object that it is when its name is gone.
+    fn program(&mut self) -> Result<(FilePath, Option<SharedId>), CaptureError> {
+        let host = self.host;
+        let failed = |what| CaptureError::proc(host, what);
+        let nameless = nameless_program(self.root, self.host).map_err(failed("exe"))?;
+        let Some(path) = nameless else {
+            let found = process::link((self.pid, self.host), "exe", self.root)?;
+            return Ok((found, None));
+        };
+        let magic = format!("/proc/{}/exe", self.host);
+        let metadata = fs::metadata(&magic).map_err(failed("exe"))?;
+        let name = path.into_os_string().into_vec();
+        let object = self.object(Path::new(&magic), &name, &metadata);
+        let object = object.map_err(failed("exe"))?;
+        let file = FilePath {
+            path: shm::before_unlink(&name).to_vec(),
+            mode: metadata.mode(),
+            size: metadata.len(),
+        };
+        Ok((file, Some(object)))
     }
 
     /// A descriptor of a shared object, whoever made it.

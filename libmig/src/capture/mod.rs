@@ -21,6 +21,7 @@ mod relock;
 mod sample;
 mod seccomp;
 mod shared;
+mod shm;
 mod sleep;
 mod thread;
 mod timed;

@@ -143,11 +143,8 @@ fn send_shared(
         let mut at = start;
         while at < end {
             let len = (end - at).min(RUN);
-            let run =
-                &mut buffer[..usize::try_from(len.next_multiple_of(PAGE)).expect("at most 1 MiB")];
-            let (data, beyond) = run.split_at_mut(usize::try_from(len).expect("at most 1 MiB"));
-            file.read_exact_at(data, at).map_err(CaptureError::Bulk)?;
-            beyond.fill(0);
+            let run = &mut buffer[..usize::try_from(len).expect("at most 1 MiB")];
+            file.read_exact_at(run, at).map_err(CaptureError::Bulk)?;
             sink.bulk(BulkTarget::Shared { object, offset: at }, run)
                 .map_err(CaptureError::Bulk)?;
             at += len;

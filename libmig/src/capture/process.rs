@@ -39,6 +39,8 @@ pub(super) struct Context<'a> {
     pub(super) shared: &'a mut SharedRegistry,
     /// That of the capsule's init, below which all names are looked up.
     pub(super) root: OwnedFd,
+    /// Device of the capsule's /dev/shm, when it has one of its own.
+    pub(super) shm: Option<u64>,
     pub(super) node_cpus: Vec<u32>,
     /// CLOCK_MONOTONIC of the job.
     pub(super) now_ns: u64,
@@ -110,7 +112,7 @@ fn live(
         process,
         layout,
         answers.membarrier,
-        (context.shared, &context.root),
+        (context.shared, &context.root, context.shm),
     )?;
     let calls = interrupted_calls(frozen, context)?;
     let mut filters = Vec::new();

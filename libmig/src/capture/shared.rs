@@ -1,20 +1,21 @@
 //! Memory objects that several mappings or descriptors reach: shared anonymous
-//! memory and memfds. Each is sent once, whoever finds it first, a mapping or
+//! memory, memfds, files of /dev/shm and mapped files without a name. Each is sent once, whoever finds it first, a mapping or
 //! a descriptor; device and inode say which is which.
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{File, OpenOptions},
     io,
     os::{
         fd::{AsFd, AsRawFd, OwnedFd},
-        unix::fs::MetadataExt,
+        unix::fs::{MetadataExt, OpenOptionsExt},
     },
+    path::Path,
 };
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstatfs};
 
-use crate::image::{SharedId, SharedKind, SharedMemory};
+use crate::image::{SharedFile, SharedId, SharedKind, SharedMemory};
 
 /// f_type of hugetlbfs, whose block size is the huge page size.
 const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -77,6 +78,42 @@ impl SharedRegistry {
             .map(|(_, file)| file)
     }
 
+    /// The number of the object with this device and inode, if it is one.
+    #[must_use]
+    pub fn known(&self, device: u64, inode: u64) -> Option<SharedId> {
+        self.by_inode.get(&(device, inode)).copied()
+    }
+
+    /// The number of a regular file; it is added when it is new.
+    ///
+    /// # Errors
+    /// When it cannot be opened for reading.
+    pub fn intern_file(&mut self, path: &Path, about: SharedFile) -> io::Result<SharedId> {
+        // Nobody shall see that it has been read.
+        let quiet = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOATIME | libc::O_NONBLOCK)
+            .open(path);
+        let file = quiet.or_else(|_| File::open(path))?;
+        let metadata = file.metadata()?;
+        let key = (metadata.dev(), metadata.ino());
+        if let Some(known) = self.by_inode.get(&key) {
+            return Ok(*known);
+        }
+        let memory = SharedMemory {
+            kind: SharedKind::File(about),
+            size: metadata.len(),
+        };
+        self.add(key, memory, file)
+    }
+
+    fn add(&mut self, key: (u64, u64), memory: SharedMemory, file: File) -> io::Result<SharedId> {
+        let id = SharedId::try_from(self.objects.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        self.objects.push((memory, file));
+        self.by_inode.insert(key, id);
+        Ok(id)
+    }
+
     fn intern_io(&mut self, descriptor: &OwnedFd, name: &[u8]) -> io::Result<SharedId> {
         // Through the magic link: the descriptor itself may be write-only.
         let file = File::open(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
@@ -90,10 +127,7 @@ impl SharedRegistry {
             kind: describe(&kind, &file)?,
             size: metadata.len(),
         };
-        let id = SharedId::try_from(self.objects.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
-        self.objects.push((memory, file));
-        self.by_inode.insert(key, id);
-        Ok(id)
+        self.add(key, memory, file)
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::FilePath;
+use super::{FilePath, SharedFile};
 
 /// Index into [`super::JobImage::shared`].
 pub type SharedId = u32;
@@ -15,6 +15,8 @@ pub struct MemoryImage {
     pub layout: Layout,
     /// The program, /proc/PID/exe.
     pub exe: FileMapping,
+    /// The same, when it has no name any more.
+    pub exe_object: Option<SharedId>,
     /// Mappings by rising address, `[vsyscall]` left out.
     pub mappings: Vec<Mapping>,
     /// The source's vDSO: identity of its code.
@@ -87,6 +89,8 @@ pub enum Backing {
         offset: u64,
         /// MAP_PRIVATE of a shared object: pages written since are sent.
         private: bool,
+        /// Mapped through a descriptor open for reading only.
+        read_only: bool,
     },
     /// `[vdso]`.
     Vdso,
@@ -188,4 +192,6 @@ pub enum SharedKind {
         /// Huge page size in KiB; 0 for ordinary pages.
         hugetlb_kib: u32,
     },
+    /// A regular file of /dev/shm, or one without a name.
+    File(SharedFile),
 }

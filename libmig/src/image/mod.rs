@@ -9,6 +9,7 @@ mod locks;
 mod manifest;
 mod memory;
 mod process;
+mod shm;
 mod sockets;
 
 pub use files::*;
@@ -16,6 +17,7 @@ pub use locks::*;
 pub use manifest::*;
 pub use memory::*;
 pub use process::*;
+pub use shm::*;
 pub use sockets::*;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +43,8 @@ pub struct JobImage {
     pub shared: Vec<SharedMemory>,
     /// Locks on files that it holds.
     pub locks: Vec<FileLock>,
+    /// What is in its /dev/shm.
+    pub shm: Vec<ShmEntry>,
 }
 
 /// The world that the processes of a job see, as far as the kernel keeps it

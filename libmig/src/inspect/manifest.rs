@@ -19,7 +19,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::{
     fd::{self, Kind, Seen},
-    files::FileSource,
+    files::{self, FileSource},
     mapping_rules, maps,
     stdio::CapsuleStdio,
 };
@@ -39,7 +39,10 @@ const REMEDY: &str = "give both nodes the same file, or keep it in a folder that
 /// changes while this looks is left to the comparison at the end of the move.
 #[must_use]
 pub fn of(processes: &[FileSource<'_>], stdio: &CapsuleStdio) -> Vec<NeededFile> {
-    let mut list = List::default();
+    let mut list = List {
+        root: files::root(processes, stdio).ok(),
+        ..List::default()
+    };
     for source in processes {
         list.links(source);
         list.mappings(source);
@@ -197,6 +200,8 @@ struct List {
     /// Files that somebody in the job may write to.
     written: BTreeSet<Identity>,
     bytes: usize,
+    /// Below which the job looks names up.
+    root: Option<OwnedFd>,
 }
 
 impl List {
@@ -259,12 +264,18 @@ impl List {
     }
 
     fn add(&mut self, source: &FileSource<'_>, usage: Usage, path: &[u8], found: &fs::Metadata) {
+        // Without a name it is not found at the destination, but travels.
+        let identity = (found.dev(), found.ino());
+        let leads = |root: &OwnedFd| fd::leads_to(root, path, identity);
+        if path.ends_with(b" (deleted)") && !self.root.as_ref().is_some_and(leads) {
+            return;
+        }
         let file = FilePath {
             path: path.to_vec(),
             mode: found.mode(),
             size: found.len(),
         };
-        self.insert(source, usage, (found.dev(), found.ino()), file);
+        self.insert(source, usage, identity, file);
     }
 
     fn insert(

@@ -9,7 +9,7 @@ use crate::api::Obstacle;
 pub enum Kind {
     /// Private anonymous memory.
     Anonymous,
-    /// A view of a file with a name.
+    /// A view of a file, whose name may be gone.
     File,
     /// A memfd or shared anonymous memory.
     Shared,
@@ -148,8 +148,11 @@ pub(super) fn kind(area: &Area) -> Option<Kind> {
     // /dev/zero is ordinary memory.
     let device =
         name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/") && name != b"/dev/zero";
-    let named = name.starts_with(b"/") && !name.ends_with(b" (deleted)");
-    (named && !device).then_some(Kind::File)
+    let kernel = name.starts_with(b"/SYSV")
+        || name.starts_with(b"/[aio]")
+        || name.starts_with(b"/anon_inode:")
+        || name.starts_with(b"/secretmem");
+    (name.starts_with(b"/") && !device && !kernel).then_some(Kind::File)
 }
 
 fn refuse_name(pid: i32, area: &DetailedArea) -> Obstacle {
@@ -176,11 +179,6 @@ fn refuse_name(pid: i32, area: &DetailedArea) -> Obstacle {
         )
     } else if name.starts_with(b"socket:") {
         ("it maps a socket", "close the socket")
-    } else if name.ends_with(b" (deleted)") {
-        (
-            "the file that is mapped has been deleted",
-            "restart the program, so that it uses the file that is there now",
-        )
     } else if name.starts_with(b"/dev/") {
         (
             "it maps a device",
@@ -242,6 +240,8 @@ mod tests {
             ("[anon:x]", 'p', "rd", Kind::Anonymous),
             ("/usr/bin/x", 'p', "rd ex", Kind::File),
             ("/dev/shm/x", 's', "rd sh", Kind::File),
+            ("/dev/shm/sem.x (deleted)", 's', "rd sh", Kind::File),
+            ("/tmp/x (deleted)", 'p', "rd", Kind::File),
             ("/dev/zero (deleted)", 's', "rd sh", Kind::Shared),
             ("/memfd:a (deleted)", 'p', "rd", Kind::Shared),
             ("/anon_hugepage (deleted)", 'p', "rd de ht", Kind::Anonymous),
@@ -260,7 +260,6 @@ mod tests {
             ("", 'p', "rd de"),
             ("", 's', "rd"),
             ("/SYSV00000001 (deleted)", 's', "rd"),
-            ("/tmp/x (deleted)", 'p', "rd"),
             ("/dev/dri/card0", 's', "rd"),
             ("anon_inode:[io_uring]", 's', "rd"),
             ("[new thing]", 'p', "rd"),

@@ -19,6 +19,7 @@ pub mod process;
 pub mod refusal;
 pub mod seccomp;
 pub mod sharing;
+pub mod shm;
 pub mod smaps;
 pub mod stdio;
 pub mod text;

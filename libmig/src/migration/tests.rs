@@ -187,6 +187,7 @@ impl SourceJob for Source {
             ttys: Vec::new(),
             shared: Vec::new(),
             locks: Vec::new(),
+            shm: Vec::new(),
         });
         Ok(b"state".to_vec())
     }

@@ -23,7 +23,7 @@ pub(super) struct Sources<'a> {
     /// The files of the layout, in its order.
     pub(super) files: &'a [RawFd],
     /// The shared objects of the job.
-    pub(super) shared: &'a dyn Fn(SharedId) -> Option<RawFd>,
+    pub(super) shared: &'a dyn Fn(SharedId, bool) -> Option<RawFd>,
 }
 
 /// Where this kernel's vDSO goes.
@@ -91,7 +91,7 @@ fn map_one(batch: &mut Batch, map: &Map, sources: &Sources<'_>, fetched: &mut Ve
     let local = match map.source {
         Source::Anonymous => None,
         Source::File(index) => sources.files.get(index).copied(),
-        Source::Shared(object) => (sources.shared)(object),
+        Source::Shared(object, writable) => (sources.shared)(object, writable),
     };
     let descriptor = match (map.source, local) {
         (Source::Anonymous, _) => Arg::from(-1),

@@ -19,6 +19,7 @@ use super::{
     pin::Pin,
     prepare::Prepared,
     remains::Remains,
+    shm::Tree,
     sources::{MappedFiles, SharedObjects},
     task::Task,
 };
@@ -47,6 +48,7 @@ pub struct Building {
     pub(super) injector: Injector,
     pub(super) vdso: OwnVdso,
     pub(super) shared: SharedObjects,
+    pub(super) shm: Tree,
     /// Open file descriptions of the tree.
     pub(super) opened: Opened,
     /// What the job's clocks are shifted by.
@@ -85,7 +87,8 @@ impl Prepared {
         let injector = self.inject(image)?;
         let (daemon, exact_timers) = self.ready(image, injector)?;
         let offsets = self.enter_time(image, injector, daemon)?;
-        let shared = SharedObjects::make(&image.shared, &mut self.zygote, injector)?;
+        let (shm, files) = Tree::make(image, self.root.as_fd())?;
+        let shared = SharedObjects::make(&image.shared, files, &mut self.zygote, injector)?;
         let opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
         let seat = Seat {
             opened: &opened,
@@ -104,6 +107,7 @@ impl Prepared {
             injector,
             vdso: self.vdso,
             shared,
+            shm,
             opened,
             offsets,
             files: MappedFiles::new(self.root),
@@ -274,14 +278,15 @@ impl Building {
             .iter()
             .map(|file| self.files.get(pid, file))
             .collect::<Result<_, _>>()?;
-        let exe = self.files.get(
-            pid,
-            &MappedFile {
-                file: process.memory.exe.file.clone(),
-                writable: false,
-            },
-        )?;
-        let shared = |id| self.shared.raw(id);
+        let program = MappedFile {
+            file: process.memory.exe.file.clone(),
+            writable: false,
+        };
+        let exe = match process.memory.exe_object {
+            Some(object) => self.shared.raw(object, false).unwrap_or(-1),
+            None => self.files.get(pid, &program)?,
+        };
+        let shared = |id, writable| self.shared.raw(id, writable);
         let sources = Sources {
             daemon: self.daemon,
             files: &files,

@@ -39,6 +39,8 @@ impl Building {
     /// **Afterwards**: the tree is complete, traced by nobody and frozen. It
     /// stays so when the daemon dies.
     pub fn finish(mut self, image: &JobImage) -> Result<Complete, RestoreError> {
+        self.shm.settle(image, &self.shared)?;
+        self.shared.stop_writing()?;
         let mut tree: BTreeMap<Pid, Threads> = BTreeMap::new();
         for (pid, process) in live(&image.processes) {
             check(pid, process)?;

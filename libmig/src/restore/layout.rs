@@ -23,8 +23,8 @@ pub enum Source {
     Anonymous,
     /// Index into [`Layout::files`].
     File(usize),
-    /// A shared memory object of the job.
-    Shared(SharedId),
+    /// A shared memory object of the job, and whether it may be written to.
+    Shared(SharedId, bool),
 }
 
 /// One mmap(2).
@@ -178,13 +178,15 @@ impl Layout {
                 object,
                 offset,
                 private,
+                read_only,
             } => {
                 let sharing = if *private {
                     libc::MAP_PRIVATE
                 } else {
                     libc::MAP_SHARED
                 };
-                (Source::Shared(*object), *offset, sharing)
+                let writable = !*private && !*read_only;
+                (Source::Shared(*object, writable), *offset, sharing)
             }
         };
         if offset % PAGE != 0 {

@@ -27,6 +27,7 @@ fn library(offset: u64) -> FileMapping {
 
 fn memory(mappings: Vec<Mapping>) -> MemoryImage {
     MemoryImage {
+        exe_object: None,
         layout: Numbers::default(),
         exe: library(0),
         mappings,

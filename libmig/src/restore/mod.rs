@@ -27,6 +27,7 @@ mod prepare;
 mod process;
 mod remains;
 mod seccomp;
+mod shm;
 mod sleep;
 mod sources;
 mod task;
@@ -40,6 +41,7 @@ pub use error::RestoreError;
 pub use hold::Complete;
 pub use names::{StagedName, publish, withdraw};
 pub use prepare::{CapsuleRef, Prepared, prepare};
+pub use shm::clear as clear_shm;
 
 use std::{io, os::fd::OwnedFd};
 

@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
 use super::{
     error::{RestoreError, host},
     layout::{MappedFile, huge_page_flags},
+    shm::Files,
     task::Task,
 };
 use crate::{
@@ -98,7 +99,33 @@ fn obstacle(pid: Pid, file: &FilePath, reason: impl Into<String>) -> Obstacle {
 /// The shared memory objects of a job.
 #[derive(Debug)]
 pub(super) struct SharedObjects {
-    objects: Vec<File>,
+    objects: Vec<Object>,
+}
+
+#[derive(Debug)]
+struct Object {
+    /// For contents, and for mappings that may write.
+    file: File,
+    /// For those that may not.
+    readable: File,
+    /// A file that may be somebody's program, which nobody may have open for writing.
+    is_file: bool,
+}
+
+impl Object {
+    fn new(file: File, is_file: bool) -> Result<Self, RestoreError> {
+        let readable = reopen(&file)?;
+        Ok(Self {
+            file,
+            readable,
+            is_file,
+        })
+    }
+}
+
+fn reopen(file: &File) -> Result<File, RestoreError> {
+    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        .map_err(host("open a shared object for reading"))
 }
 
 impl SharedObjects {
@@ -106,29 +133,56 @@ impl SharedObjects {
     /// since only such a mapping is called `/dev/zero (deleted)`.
     pub(super) fn make(
         shared: &[SharedMemory],
+        mut files: Files,
         zygote: &mut Task,
         injector: Injector,
     ) -> Result<Self, RestoreError> {
         let mut objects = Vec::new();
         for (id, memory) in shared.iter().enumerate() {
-            objects.push(match &memory.kind {
+            let is_file = matches!(memory.kind, SharedKind::File(_));
+            let object = match &memory.kind {
                 SharedKind::Anonymous { hugetlb_kib } => {
                     anonymous(id, memory.size, *hugetlb_kib, zygote, injector)?
                 }
                 SharedKind::Memfd {
                     name, hugetlb_kib, ..
                 } => memfd(id, memory.size, name, *hugetlb_kib)?,
-            });
+                SharedKind::File(_) => {
+                    let made = SharedId::try_from(id).ok().and_then(|id| files.remove(&id));
+                    made.ok_or_else(|| nowhere(id))?
+                }
+            };
+            objects.push(Object::new(object, is_file)?);
         }
         Ok(Self { objects })
     }
 
     pub(super) fn get(&self, id: SharedId) -> Option<&File> {
+        Some(&self.object(id)?.file)
+    }
+
+    fn object(&self, id: SharedId) -> Option<&Object> {
         self.objects.get(usize::try_from(id).ok()?)
     }
 
-    pub(super) fn raw(&self, id: SharedId) -> Option<RawFd> {
-        self.get(id).map(AsRawFd::as_raw_fd)
+    /// A descriptor of the daemon to map it through.
+    pub(super) fn raw(&self, id: SharedId, writable: bool) -> Option<RawFd> {
+        let object = self.object(id)?;
+        let file = if writable {
+            &object.file
+        } else {
+            &object.readable
+        };
+        Some(file.as_raw_fd())
+    }
+
+    /// All contents of files are there: from now on the daemon has them open for
+    /// reading only, since no program can be a file that somebody may write to.
+    pub(super) fn stop_writing(&mut self) -> Result<(), RestoreError> {
+        for object in self.objects.iter_mut().filter(|object| object.is_file) {
+            object.file = reopen(&object.readable)?;
+        }
+        Ok(())
     }
 
     pub(super) fn duplicate(&self, id: SharedId) -> Option<OwnedFd> {
@@ -145,12 +199,24 @@ impl SharedObjects {
     pub(super) fn seal(&self, shared: &[SharedMemory]) -> Result<(), RestoreError> {
         for (object, memory) in self.objects.iter().zip(shared) {
             if let SharedKind::Memfd { seals, name, .. } = &memory.kind {
-                rustix::fs::fcntl_add_seals(object, SealFlags::from_bits_retain(*seals)).map_err(
-                    host(format!("seal memfd {}", String::from_utf8_lossy(name))),
-                )?;
+                rustix::fs::fcntl_add_seals(&object.file, SealFlags::from_bits_retain(*seals))
+                    .map_err(host(format!(
+                        "seal memfd {}",
+                        String::from_utf8_lossy(name)
+                    )))?;
             }
         }
         Ok(())
+    }
+}
+
+fn nowhere(id: usize) -> Obstacle {
+    Obstacle {
+        pid: None,
+        object: format!("shared memory {id}"),
+        reason: "is a file of /dev/shm that has no name there".into(),
+        remedy: "report it: the source should not have sent this".into(),
+        transient: false,
     }
 }
 

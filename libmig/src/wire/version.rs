@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 10. /dev/shm, and mapped files without a name.
 //! 9. Filters of seccomp(2).
 //! 8. Unix sockets with paths, and datagrams with their senders' addresses.
 //! 7. Unix sockets with abstract addresses.
@@ -11,9 +12,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 9;
+pub const NEWEST: u16 = 10;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 9;
+pub const OLDEST: u16 = 10;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]
@@ -29,7 +30,7 @@ mod tests {
     #[test]
     fn picks_the_newest_that_both_speak() {
         assert_eq!(common(OLDEST, OLDEST), Some(OLDEST));
-        assert_eq!(common(1, 9), Some(NEWEST));
+        assert_eq!(common(1, 99), Some(NEWEST));
     }
 
     #[test]

@@ -41,6 +41,7 @@ pub(crate) fn play_role() {
 fn init() {
     nix::unistd::setsid().unwrap();
     own_terminals();
+    own_shared_memory();
     if let Ok(script) = env::var(SCRIPT) {
         let mut program = Command::new("/bin/sh");
         program
@@ -72,6 +73,13 @@ fn own_terminals() {
     let mount = ["-t", "devpts", "-o", options, "devpts", "/dev/pts"];
     let status = Command::new("mount").args(mount).status().unwrap();
     assert!(status.success(), "mounting devpts: {status}");
+}
+
+/// As in a capsule: two of them may have files of one name.
+fn own_shared_memory() {
+    let mount = ["-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"];
+    let status = Command::new("mount").args(mount).status().unwrap();
+    assert!(status.success(), "mounting /dev/shm: {status}");
 }
 
 fn reap() -> ! {

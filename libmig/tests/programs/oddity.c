@@ -171,12 +171,11 @@ static void segment(void) {
     stay();
 }
 
-static void file(const char *path, int unlinked) {
+static void file(const char *path) {
     int fd = open(path, O_RDWR | O_CREAT, 0600);
     need(fd);
     need(ftruncate(fd, PAGE));
     map(MAP_SHARED, fd, PROT_READ | PROT_WRITE);
-    if (unlinked) need(unlink(path));
     close(fd);
     stay();
 }
@@ -296,8 +295,7 @@ int main(int argc, char **argv) {
         need(pkey_mprotect(map(MAP_PRIVATE | MAP_ANONYMOUS, -1, PROT_READ), PAGE, PROT_READ, key));
         stay();
     }
-    if (!strcmp(what, "file")) file(path, 0);
-    if (!strcmp(what, "unlinked")) file(path, 1);
+    if (!strcmp(what, "file")) file(path);
     if (!strcmp(what, "deadline")) deadline();
     if (!strcmp(what, "thread-clock")) {
         thread(sleeper, NULL);

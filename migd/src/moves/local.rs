@@ -1,7 +1,7 @@
 //! A job's capsule and cgroup on this node, and what can be done to them
 //! again and again, by a mover or by a daemon that has just been started.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use libmig::api::{Code, Failure, JobId};
@@ -171,10 +171,23 @@ impl Local {
     /// Source: the destination runs it; destroys the frozen copy.
     pub(super) fn reap(mut self, epoch: u64) -> Result<(), Failure> {
         names::remove_left(&self);
+        // The ID of a guest's init is anybody's once it has ended.
+        let root = libmig::inspect::fd::root(self.init).ok();
         if let Err(error) = self.capsule.depart_commit(epoch) {
             warn!(job = %self.job, %error, "the capsule's init knows of no departure");
         }
-        self.end_processes()
+        self.end_processes()?;
+        if let Some(root) = root {
+            self.clear_shm(&root);
+        }
+        Ok(())
+    }
+
+    /// Home keeps the capsule: what was shared in it is at the destination now.
+    fn clear_shm(&self, root: &OwnedFd) {
+        if let Err(error) = libmig::restore::clear_shm(root) {
+            warn!(job = %self.job, %error, "/dev/shm of a job that has left is not empty");
+        }
     }
 
     /// Source: the job stays; whatever is frozen of it runs.

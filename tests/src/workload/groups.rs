@@ -13,6 +13,7 @@ macro_rules! test_each_group {
             heaps: "heap-";
             areas: "areas-";
             shared_memory: "shared-";
+            shm: "shm-";
             threads: "threads-";
             clocks: "clocks";
             identity: "identity-";

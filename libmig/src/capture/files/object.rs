@@ -55,11 +55,15 @@ impl<'a> Objects<'a> {
         self.sockets.look()?;
         let mut files = Vec::with_capacity(self.table.files.len());
         for (found, file) in self.table.files.iter().zip(0..) {
+            let object = self.object(file, found)?;
+            // Only a name can be opened with O_NOFOLLOW, and it says nothing of what was found.
+            let nameless = matches!(object, FileObject::Shared(_) | FileObject::Unlinked(_));
+            let unseen = if nameless { libc::O_NOFOLLOW } else { 0 };
             files.push(OpenFile {
-                flags: flags(found)?,
+                flags: flags(found)? & !unseen,
                 position: found.seen.info.position,
                 owner: owner::capture(self.processes, found)?,
-                object: self.object(file, found)?,
+                object,
             });
         }
         Ok(FileTables {
@@ -74,6 +78,14 @@ impl<'a> Objects<'a> {
 
     fn object(&mut self, file: FileId, found: &Found) -> Result<FileObject, FilesError> {
         let info = &found.seen.info;
+        let stat = &found.seen.stat;
+        // The same object as a mapping, or as another name in /dev/shm.
+        if !found.seen.opaque()
+            && matches!(found.kind, Kind::Named | Kind::Unlinked)
+            && let Some(object) = self.shared.known(stat.st_dev, stat.st_ino)
+        {
+            return Ok(FileObject::Shared(object));
+        }
         Ok(match found.kind {
             Kind::Named => FileObject::Path(path(&found.seen)),
             Kind::Proc(_) => FileObject::Proc(path(&found.seen)),

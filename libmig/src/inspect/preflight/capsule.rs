@@ -15,7 +15,11 @@ use super::namespaces;
 use crate::{
     api::Obstacle,
     image::Pid,
-    inspect::process::{self, id_at, level},
+    inspect::{
+        fd,
+        process::{self, id_at, level},
+        shm::Shm,
+    },
     sys::HostPid,
 };
 
@@ -40,7 +44,7 @@ pub(super) fn obstacles(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle>
         found.extend(folder(init, "dev/mqueue", "POSIX message queue"));
     }
     if apart("mnt") {
-        found.extend(folder(init, "dev/shm", "POSIX shared memory"));
+        found.extend(foreign_in_shm(init));
     }
     if apart("pid") {
         found.extend(strangers(init, tree));
@@ -123,6 +127,20 @@ fn folder(init: HostPid, path: &str, kind: &str) -> Vec<Obstacle> {
             )
         })
         .collect()
+}
+
+/// Sockets and devices in the capsule's /dev/shm. What changes while this looks is
+/// judged again by the capture.
+fn foreign_in_shm(init: HostPid) -> Vec<Obstacle> {
+    let shm = fd::root(init).and_then(Shm::of).ok().flatten();
+    let entries = shm.and_then(|shm| shm.walk().ok()).unwrap_or_default();
+    let foreign = entries.iter().filter_map(|entry| {
+        let kind = entry.foreign()?;
+        let object = format!("{kind} /dev/shm/{}", entry.path.display());
+        let reason = "it exists in this capsule only and does not move yet";
+        Some(obstacle(object, reason, "let the program remove it"))
+    });
+    foreign.take(NAMED).collect()
 }
 
 /// Processes of the pid namespace that are not below the init.

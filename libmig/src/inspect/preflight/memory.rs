@@ -15,13 +15,12 @@ use crate::{
     inspect::{
         fd,
         mapping_rules::{self, Kind},
+        shm::{self, Shm, Whereabouts, whereabouts},
         smaps::{self, DetailedArea},
     },
     sys::HostPid,
 };
 
-/// The capsule has one of its own, empty at the destination.
-const SHARED_MEMORY: &[u8] = b"/dev/shm/";
 const DELETED: &[u8] = b" (deleted)";
 const RESTART: &str = "restart the program, so that it uses the file that is there now";
 
@@ -71,12 +70,14 @@ fn check_link(subject: &mut Subject, root: &OwnedFd, link: &'static str, remedy:
     let Some((path, metadata)) = subject.read(link, seen) else {
         return;
     };
+    // The contents of a program travel when its name is gone.
+    if link == "exe" && matches!(shm::nameless_program(root, subject.host), Ok(Some(_))) {
+        return;
+    }
     let path = path.as_os_str().as_bytes();
     let identity = (metadata.dev(), metadata.ino());
     let reason = if path.ends_with(DELETED) && !fd::leads_to(root, path, identity) {
         "it has been deleted"
-    } else if path.starts_with(SHARED_MEMORY) {
-        "it is in /dev/shm, whose files do not move"
     } else if !fd::leads_to(root, path, identity) {
         "its name means something else in the root directory of the job"
     } else {
@@ -91,15 +92,17 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd) {
     let Some(areas) = subject.read("its mappings", areas) else {
         return;
     };
+    let own = Shm::of(root).ok().flatten().map(|shm| shm.device());
     // A file has several mappings as a rule: one look, and each reason once.
     let mut looked = BTreeSet::new();
     let mut told = BTreeSet::new();
     for area in &areas {
-        let file = (area.area.device, area.area.inode, &area.area.name);
+        let writes = area.area.shared && area.has(b"mw");
+        let file = (area.area.device, area.area.inode, writes, &area.area.name);
         match mapping_rules::classify(subject.pid, area) {
             Ok(Kind::File) if looked.insert(file) => {
                 // An error: the mapping has changed since.
-                if let Ok(Some(finding)) = unreachable(subject.host, root, area) {
+                if let Ok(Some(finding)) = unreachable(subject.host, root, own, area) {
                     subject.refuse(mapping_rules::describe(area), finding);
                 }
             }
@@ -114,17 +117,16 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd) {
 }
 
 /// Why the file of a mapping would not be found by its name.
-fn unreachable(host: HostPid, root: &OwnedFd, area: &DetailedArea) -> io::Result<Option<Finding>> {
-    let name = &area.area.name;
-    if name.starts_with(SHARED_MEMORY) {
-        return Ok(Some(Finding::new(
-            "it is POSIX shared memory (a file in /dev/shm), which does not move yet",
-            "use memfd_create or MAP_SHARED | MAP_ANONYMOUS",
-        )));
-    }
+fn unreachable(
+    host: HostPid,
+    root: &OwnedFd,
+    own: Option<u64>,
+    area: &DetailedArea,
+) -> io::Result<Option<Finding>> {
     let (start, end) = (area.area.start, area.area.end);
     let mapped = fs::metadata(format!("/proc/{host}/map_files/{start:x}-{end:x}"))?;
-    let found = fd::leads_to(root, name, (mapped.dev(), mapped.ino()));
-    let reason = "the file that is mapped has been deleted or replaced";
-    Ok((!found).then(|| Finding::new(reason, RESTART)))
+    Ok(match whereabouts(root, own, area, &mapped) {
+        Whereabouts::Named | Whereabouts::Object => None,
+        Whereabouts::Lost(reason) => Some(Finding::new(reason, RESTART)),
+    })
 }

@@ -15,6 +15,7 @@ mod timer;
 mod view;
 
 pub use error::FilesError;
+pub(super) use object::nameless;
 pub use place::{place, take_terminal};
 
 use std::{

@@ -245,26 +245,33 @@ impl<'a> Objects<'a> {
     fn nameless(&self, unlinked: &UnlinkedFile) -> Result<File, FilesError> {
         let path = Path::new(std::ffi::OsStr::from_bytes(&unlinked.path));
         let directory = path.parent().unwrap_or(Path::new("/"));
-        let make = |directory: &Path| {
-            rustix::fs::openat2(
-                self.root,
-                directory,
-                OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
-                Mode::RUSR | Mode::WUSR,
-                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-            )
-        };
         let what = || format!("the unlinked file {}", path.display());
-        let made = make(directory)
-            .or_else(|_| make(Path::new("/tmp")))
-            .map_err(FilesError::make(what()))?;
+        let made = nameless(self.root, directory).map_err(FilesError::make(what()))?;
         let owner = (Uid::from_raw(unlinked.uid), Gid::from_raw(unlinked.gid));
         rustix::fs::fchown(&made, Some(owner.0), Some(owner.1))
             .and_then(|()| rustix::fs::fchmod(&made, Mode::from_raw_mode(unlinked.mode & 0o7777)))
             .and_then(|()| rustix::fs::ftruncate(&made, unlinked.size))
             .map_err(FilesError::make(what()))?;
-        Ok(File::from(made))
+        Ok(made)
     }
+}
+
+/// A file that never has a name, on the file system of `directory`, or else of /tmp.
+pub(in crate::restore) fn nameless(
+    root: BorrowedFd<'_>,
+    directory: &Path,
+) -> rustix::io::Result<File> {
+    let make = |directory: &Path| {
+        rustix::fs::openat2(
+            root,
+            directory,
+            OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::RUSR | Mode::WUSR,
+            ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+        )
+    };
+    let made = make(directory).or_else(|_| make(Path::new("/tmp")))?;
+    Ok(made.into())
 }
 
 /// The kinds that are nothing but a counter, a clock or a list.

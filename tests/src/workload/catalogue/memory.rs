@@ -147,6 +147,72 @@ pub(super) const MEMORY: &[Workload] = &[
     ),
     of(
         "shared",
+        "shared-posix",
+        &["--mode", "posix"],
+        "shm_open",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-posix-unlinked",
+        &["--mode", "posix_unlinked"],
+        "shm_open, unlinked",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-posix-closed",
+        &["--mode", "posix_closed"],
+        "shm_open, unlinked and closed",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-ghost",
+        &["--mode", "ghost"],
+        "a mapped file that has been unlinked",
+        &["split", "total"],
+    ),
+    of(
+        "shared",
+        "shared-ghost-closed",
+        &["--mode", "ghost_closed"],
+        "a mapped file without name and descriptor",
+        &["split", "total"],
+    ),
+    of(
+        "shm",
+        "shm-semaphores",
+        &["--mode", "semaphores"],
+        "semaphores of sem_open, named and unlinked",
+        &["post"],
+    ),
+    of(
+        "shm",
+        "shm-tree",
+        &["--mode", "tree"],
+        "everything that can be in /dev/shm",
+        &["time", "link"],
+    )
+    .single(),
+    of(
+        "shm",
+        "shm-private",
+        &["--mode", "private"],
+        "a private mapping of a file that was replaced",
+        &["code"],
+    )
+    .single(),
+    of(
+        "shm",
+        "shm-exe",
+        &["--mode", "exe"],
+        "a program that has been deleted",
+        &["magic"],
+    )
+    .single(),
+    of(
+        "shared",
         "shared-memfd",
         &["--mode", "memfd"],
         "a memfd mapped twice, sealed and named",
