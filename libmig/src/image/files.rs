@@ -95,6 +95,19 @@ pub enum FileObject {
     ControllingTty(TtyId),
     /// A socket of AF_UNIX.
     Unix(Box<UnixSocket>),
+    /// inotify_init(2); its watches by rising number.
+    Inotify(Vec<InotifyWatch>),
+}
+
+/// A watch of inotify(7).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InotifyWatch {
+    /// Its number.
+    pub wd: i32,
+    /// IN_* bits.
+    pub mask: u32,
+    /// What it is on; of no size.
+    pub file: FilePath,
 }
 
 /// Which of the job's three standard streams a pipe end is.

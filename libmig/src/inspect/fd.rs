@@ -90,6 +90,8 @@ pub enum Kind {
     Signal,
     /// epoll_create(2).
     Epoll,
+    /// inotify_init(2), its watches judged further in [`super::inotify`].
+    Inotify,
     /// A socket, judged further in [`super::unix_socket`].
     Socket,
 }
@@ -242,6 +244,7 @@ impl Seen {
             b"[timerfd]" if self.info.timer.is_some() => Ok(Kind::Timer),
             b"[signalfd]" if self.info.signal_mask.is_some() => Ok(Kind::Signal),
             b"[eventpoll]" => Ok(Kind::Epoll),
+            b"inotify" | b"[inotify]" => Ok(Kind::Inotify),
             other => Err(refusal::anonymous(other)),
         }
     }

@@ -2,6 +2,7 @@
 //! are not known here are skipped: whether a *kind* of file is known is decided
 //! by [`super::fd`], from its name.
 
+use super::inotify::WatchLine;
 use crate::image::TimerFile;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
@@ -26,6 +27,8 @@ pub struct FdInfo {
     pub signal_mask: Option<u64>,
     /// epoll: the interest list.
     pub epoll: Vec<EpollLine>,
+    /// inotify: the watches.
+    pub inotify: Vec<WatchLine>,
     /// Index of a pty, which only masters have.
     pub tty_index: Option<u32>,
 }
@@ -80,6 +83,7 @@ impl FdInfo {
             "eventfd-semaphore" => self.event.get_or_insert_default().1 = value != "0",
             "sigmask" => self.signal_mask = Some(hex(value)?),
             "tty-index" => self.tty_index = Some(value.parse().ok()?),
+            "inotify wd" => self.inotify.push(WatchLine::parse(line)?),
             "tfd" => self.epoll.push(epoll_line(line)?),
             "clockid" => self.timer().clock = value.parse().ok()?,
             "ticks" => self.timer().ticks = value.parse().ok()?,

@@ -147,7 +147,18 @@ impl<'a> Survey<'a> {
             }
             Ok(Kind::ControllingTty) => self.controlling_tty(process, seen),
             Ok(Kind::Socket) => self.socket(process, seen),
+            Ok(Kind::Inotify) => self.watches(process, &seen),
             Ok(_) => {}
+        }
+    }
+
+    fn watches(&mut self, process: usize, seen: &Seen) {
+        let host = self.processes[process].host;
+        for watch in &seen.info.inotify {
+            let root = self.root.as_ref();
+            if root.and_then(|root| watch.locate(host, root)).is_none() {
+                self.refuse(process, seen, &refusal::unnamed_watch(watch.wd));
+            }
         }
     }
 
@@ -389,8 +400,6 @@ mod tests {
     fn what_belongs_to_this_node_is_named() {
         let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert!(refusal_of(socket).contains("(socket)"));
-        let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC);
-        assert!(refusal_of(inotify.unwrap()).contains("(inotify)"));
         let other = std::fs::File::open("/proc/self/status").unwrap();
         assert!(
             refusal_of(other).contains("not part of the job"),
@@ -403,6 +412,18 @@ mod tests {
         let me = RustixPid::from_raw(HostPid::own().raw()).unwrap();
         let pidfd = rustix::process::pidfd_open(me, PidfdFlags::empty()).unwrap();
         assert!(refusal_of(pidfd).contains("process of this node"));
+    }
+
+    #[test]
+    fn a_watch_travels_while_its_file_has_a_name() {
+        use rustix::fs::inotify;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let watches = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        inotify::add_watch(&watches, file.path(), inotify::WatchFlags::MODIFY).unwrap();
+        assert!(travels(watches.try_clone().unwrap()));
+        let open = file.into_file();
+        assert!(refusal_of(watches).contains("its watch 1"));
+        drop(open);
     }
 
     #[test]

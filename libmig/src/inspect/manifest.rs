@@ -242,6 +242,16 @@ impl List {
             let Ok(seen) = Seen::look(source.host, number) else {
                 continue;
             };
+            for watch in &seen.info.inotify {
+                let found = fd::root(source.host).ok();
+                let found = found.and_then(|root| watch.locate(source.host, &root));
+                if let Some(file) = found {
+                    // Whatever its size is: only that it is there matters.
+                    let identity = (watch.device, watch.inode);
+                    self.written.insert(identity);
+                    self.insert(source, Usage::Descriptor(number), identity, file);
+                }
+            }
             let named = match seen.kind(stdio, None) {
                 Ok(Kind::Named | Kind::Device) => true,
                 Ok(Kind::Fifo) => !seen.deleted(),

@@ -102,6 +102,27 @@ pub(crate) fn socket_unknown(reason: &str) -> Refusal {
     )
 }
 
+/// A watch on a file that has no name any more, or none that can be found.
+pub(crate) fn unnamed_watch(wd: i32) -> Refusal {
+    Refusal::new(
+        "inotify",
+        format!("nobody can tell the name of the file of its watch {wd}"),
+        "let the program end that watch, or move it when the file has its name again",
+    )
+}
+
+/// Events that have not been read: to look at them is to take them away.
+pub(crate) fn unread_events() -> Refusal {
+    Refusal {
+        transient: true,
+        ..Refusal::new(
+            "inotify",
+            "the program has not read its events yet",
+            "try again when it has",
+        )
+    }
+}
+
 /// An anonymous inode that is not one of the four known kinds.
 pub(crate) fn anonymous(name: &[u8]) -> Refusal {
     let name = String::from_utf8_lossy(name);
@@ -111,7 +132,7 @@ pub(crate) fn anonymous(name: &[u8]) -> Refusal {
             "an io_uring ring is shared with this node's kernel",
             "start the program with io_uring switched off (UV_USE_IO_URING=0 for Node.js)",
         ),
-        "inotify" | "fanotify" => (
+        "fanotify" => (
             "its watches belong to this node's file systems",
             "let the program poll for changes instead, or close its watches",
         ),

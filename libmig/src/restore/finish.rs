@@ -65,6 +65,7 @@ impl Building {
             self.depart(pid, process, threads, &components, (then, stop))?;
         }
         self.opened.wind_views(image);
+        self.opened.watch(image, self.files.root())?;
         let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
         self.opened
             .set_timers(image, &now)

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd},
         unix::fs::FileExt,
     },
 };
@@ -37,6 +37,11 @@ impl MappedFiles {
             root,
             open: BTreeMap::new(),
         }
+    }
+
+    /// The job's root directory, for as long as files are opened.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
     }
 
     /// The job's root directory.

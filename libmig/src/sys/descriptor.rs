@@ -158,6 +158,52 @@ pub fn signalfd(mask: u64) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// open_by_handle_at(2) with O_PATH: the file with this handle in the file system of `mount`.
+///
+/// # Errors
+/// ESTALE when there is none any more; EOPNOTSUPP or EINVAL where handles lead nowhere.
+pub fn open_by_handle(mount: impl AsFd, kind: i32, handle: &[u8]) -> io::Result<OwnedFd> {
+    /// MAX_HANDLE_SZ.
+    const LONGEST: usize = 128;
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        kind: i32,
+        handle: [u8; LONGEST],
+    }
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let mut argument = Handle {
+        bytes: u32::try_from(handle.len()).map_err(|_| invalid())?,
+        kind,
+        handle: [0; LONGEST],
+    };
+    let place = argument.handle.get_mut(..handle.len());
+    place.ok_or_else(invalid)?.copy_from_slice(handle);
+    // SAFETY: the kernel reads the header and as many bytes as it says, which are there.
+    let fd = check(unsafe {
+        libc::syscall(
+            libc::SYS_open_by_handle_at,
+            mount.as_fd().as_raw_fd(),
+            &raw mut argument,
+            libc::O_PATH | libc::O_CLOEXEC,
+        )
+    })?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// INOTIFY_IOC_SETNEXTWD (Linux 4.16, CONFIG_CHECKPOINT_RESTORE): the number of the
+/// next watch.
+///
+/// # Errors
+/// EINVAL for a number that is not positive; ENOTTY where the kernel cannot.
+pub fn set_next_watch(inotify: impl AsFd, wd: i32) -> io::Result<()> {
+    const INOTIFY_IOC_SETNEXTWD: u64 = 0x4004_4900;
+    // SAFETY: the argument is an integer.
+    check(unsafe { libc::ioctl(inotify.as_fd().as_raw_fd(), INOTIFY_IOC_SETNEXTWD, wd) }.into())?;
+    Ok(())
+}
+
 /// timerfd_create(2), close-on-exec.
 ///
 /// # Errors

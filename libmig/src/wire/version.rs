@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 11. Watches of inotify.
 //! 10. /dev/shm, and mapped files without a name.
 //! 9. Filters of seccomp(2).
 //! 8. Unix sockets with paths, and datagrams with their senders' addresses.
@@ -12,9 +13,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 10;
+pub const NEWEST: u16 = 11;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 10;
+pub const OLDEST: u16 = 11;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

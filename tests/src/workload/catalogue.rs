@@ -16,6 +16,7 @@ pub(super) fn all() -> Vec<Workload> {
         process::THREADS,
         process::PROCESS,
         process::CONFINED,
+        process::WATCHES,
         process::TREES,
         files::FILES,
         files::TRANSITIONS,

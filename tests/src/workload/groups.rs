@@ -26,6 +26,7 @@ macro_rules! test_each_group {
             pipes: "pipes-";
             sockets: "sockets-";
             events: "events-";
+            watches: "watches-";
             terminals: "ptys-";
             stress: "stress-";
         }

@@ -10,8 +10,13 @@ use super::{
     terminal::Terminals,
 };
 use crate::{
-    image::{FileId, FileObject, FilePath, OpenFile, Pipe, PipeId, TimerFile, UnlinkedFile},
-    inspect::fd::{Kind, Seen},
+    image::{
+        FileId, FileObject, FilePath, InotifyWatch, OpenFile, Pipe, PipeId, TimerFile, UnlinkedFile,
+    },
+    inspect::{
+        fd::{Kind, Seen},
+        refusal,
+    },
     sys::{descriptor, tty},
 };
 
@@ -123,10 +128,33 @@ impl<'a> Objects<'a> {
                 mask: info.signal_mask.unwrap_or_default(),
             },
             Kind::Socket => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
+            Kind::Inotify => FileObject::Inotify(self.watches(found)?),
             Kind::Epoll => {
                 FileObject::Epoll(epoll::interest(self.processes, self.table, file, found)?)
             }
         })
+    }
+
+    fn watches(&self, found: &Found) -> Result<Vec<InotifyWatch>, FilesError> {
+        let waiting = rustix::io::ioctl_fionread(&found.copy);
+        if waiting.map_err(found.host("the events"))? != 0 {
+            return Err(found.refused(&refusal::unread_events()));
+        }
+        let host = self.processes[found.process].host;
+        let lines = found.seen.info.inotify.iter();
+        let watches = lines.map(|line| {
+            let root = self.table.root.as_ref();
+            let file = root.and_then(|root| line.locate(host, root));
+            let file = file.ok_or_else(|| found.refused(&refusal::unnamed_watch(line.wd)))?;
+            Ok(InotifyWatch {
+                wd: line.wd,
+                mask: line.mask,
+                file,
+            })
+        });
+        let mut watches = watches.collect::<Result<Vec<_>, FilesError>>()?;
+        watches.sort_by_key(|watch| watch.wd);
+        Ok(watches)
     }
 
     fn pipe(&mut self, found: &Found) -> Result<PipeId, FilesError> {

@@ -142,7 +142,8 @@ impl Table {
             let other = &self.files[index(*candidate)];
             // All anonymous inodes are one inode: what they say tells more.
             let comparable = other.seen.info.event == seen.info.event
-                && other.seen.info.epoll == seen.info.epoll;
+                && other.seen.info.epoll == seen.info.epoll
+                && other.seen.info.inotify == seen.info.inotify;
             if comparable
                 && descriptor::same_description(other.copy.as_fd(), copy.as_fd())
                     .map_err(fail("the identity"))?

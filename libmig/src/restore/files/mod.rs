@@ -6,6 +6,7 @@
 
 mod error;
 mod fifo;
+mod inotify;
 mod object;
 mod pipe;
 mod place;

@@ -175,7 +175,9 @@ impl<'a> Objects<'a> {
             FileObject::Event { .. }
             | FileObject::Timer(_)
             | FileObject::Signal { .. }
-            | FileObject::Epoll(_) => counter(&description.object)?,
+            | FileObject::Epoll(_)
+            // Its watches come last: see `Opened::watch`.
+            | FileObject::Inotify(_) => counter(&description.object)?,
             // Its peer is not there yet: see `Opened::connect`.
             FileObject::Unix(state) => socket::alone(state)?,
         };
@@ -285,6 +287,10 @@ fn counter(object: &FileObject) -> Result<OwnedFd, FilesError> {
         }
         FileObject::Signal { mask } => {
             descriptor::signalfd(*mask).map_err(FilesError::make("a signalfd"))
+        }
+        FileObject::Inotify(_) => {
+            rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC)
+                .map_err(FilesError::make("an inotify descriptor"))
         }
         _ => rustix::event::epoll::create(rustix::event::epoll::CreateFlags::CLOEXEC)
             .map_err(FilesError::make("an epoll")),

@@ -161,6 +161,24 @@ pub(super) const PROCESS: &[Workload] = &[
     .single(),
 ];
 
+pub(super) const WATCHES: &[Workload] = &[
+    of(
+        "watches",
+        "watches-files",
+        &["--mode", "files"],
+        "inotify: numbers, masks and files of watches, and no event that nobody caused",
+        &["event", "number"],
+    )
+    .single(),
+    of(
+        "watches",
+        "watches-epoll",
+        &["--mode", "epoll"],
+        "inotify in an interest list, shared with a child that changes the files",
+        &["lost"],
+    ),
+];
+
 pub(super) const CONFINED: &[Workload] = &[
     of(
         "seccomp",
