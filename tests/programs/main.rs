@@ -37,6 +37,7 @@ macro_rules! programs {
 
 programs! {
     python_with_threads: "python-threads";
+    python_with_processes: "python-multiprocessing";
     python_with_numpy: "python-numpy";
     bash_with_pipelines: "bash-pipelines";
     xz_with_two_threads: "xz";

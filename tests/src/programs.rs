@@ -98,6 +98,14 @@ const PROGRAMS: &[Program] = &[
         digest: results::stdout,
     },
     Program {
+        name: "python-multiprocessing",
+        command: &["/usr/bin/python3", "-u", "processes.py"],
+        input: "",
+        terminal: false,
+        setup: inputs::python_multiprocessing,
+        digest: results::stdout,
+    },
+    Program {
         name: "python-numpy",
         command: &["/usr/bin/python3", "-u", "matrices.py"],
         input: "",

@@ -9,6 +9,9 @@
  * --mode many: --count (default 4000) mappings.
  * --mode growsdown: a MAP_GROWSDOWN mapping that grows meanwhile.
  * --mode advice: the madvise flags that smaps shows.
+ * --mode seal: mseal.
+ * --mode droppable: MAP_DROPPABLE.
+ * --mode memfd: a memfd of an odd size with all seals, mapped for reading.
  * --mode lock: mlock and mlock2(MLOCK_ONFAULT).
  */
 #include "workload.h"
@@ -312,6 +315,62 @@ static void check_lock(void)
 		MUST(munlock(area + 3 * PAGE, PAGE));
 }
 
+#define SYS_MSEAL 462
+#define ODD 4133
+
+static void set_seal(void)
+{
+	area = anonymous(PAGES * PAGE, 0);
+	fill_pages();
+	MUST(syscall(SYS_MSEAL, area + 8 * PAGE, 8 * PAGE, 0));
+}
+
+static void check_seal(void)
+{
+	check_pages();
+	want_flag(area + 8 * PAGE, " sl ", !wl_sabotage("seal"));
+	want_flag(area, " sl ", false);
+	CHECK(munmap(area + 9 * PAGE, PAGE) && errno == EPERM, "a sealed page has been unmapped");
+}
+
+static void set_droppable(void)
+{
+	area = MUST(mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, 0x08 | MAP_ANONYMOUS, -1, 0));
+}
+
+/* What is in it may be gone, but not turn into something else. */
+static void check_droppable(void)
+{
+	want_flag(area, " dp ", true);
+	for (size_t page = 0; page < PAGES; page++) {
+		volatile uint64_t *word = (uint64_t *)(area + page * PAGE);
+		uint64_t found = *word;
+		CHECK(found == 0 || found == wl_mix(page), "page %zu", page);
+		*word = wl_mix(page + wl_sabotage("page"));
+	}
+}
+
+static void set_memfd(void)
+{
+	uint8_t bytes[ODD + 3];
+	wl_fill(bytes, sizeof bytes, 11);
+	file = MUST(memfd_create("sealed", MFD_ALLOW_SEALING | MFD_CLOEXEC));
+	MUST(write(file, bytes, ODD));
+	MUST(fcntl(file, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL));
+	area = MUST(mmap(NULL, 2 * PAGE, PROT_READ, MAP_SHARED, file, 0));
+}
+
+static void check_memfd(void)
+{
+	struct stat status;
+	MUST(fstat(file, &status));
+	CHECK(status.st_size == ODD - wl_sabotage("size"), "%lld bytes", (long long)status.st_size);
+	CHECK(fcntl(file, F_GET_SEALS) == (F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL), "seals are %#x",
+	      fcntl(file, F_GET_SEALS));
+	CHECK(wl_compare(area, ODD / 8 * 8, 11) < 0, "contents");
+	CHECK(mprotect(area, PAGE, PROT_READ | PROT_WRITE) && errno == EACCES, "it can be written to");
+}
+
 static const struct mode {
 	const char *name;
 	void (*set)(void), (*check)(void);
@@ -321,6 +380,8 @@ static const struct mode {
 	{ "huge", set_huge, check_huge },	{ "sparse", set_sparse, check_sparse },
 	{ "many", set_many, check_many },	{ "growsdown", set_growsdown, check_growsdown },
 	{ "advice", set_advice, check_advice }, { "lock", set_lock, check_lock },
+	{ "seal", set_seal, check_seal },	{ "droppable", set_droppable, check_droppable },
+	{ "memfd", set_memfd, check_memfd },
 };
 
 int main(int argc, char **argv)

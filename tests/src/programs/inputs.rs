@@ -75,6 +75,51 @@ print(hashlib.sha256(repr(sorted(results.items())).encode()).hexdigest())
     write(directory, "threads.py", program)
 }
 
+/// Processes that share memory, semaphores and queues: POSIX semaphores without a name, and
+/// shared memory with one.
+pub(super) fn python_multiprocessing(directory: &Path) -> Result<()> {
+    let program = "\
+import hashlib, multiprocessing
+from multiprocessing import shared_memory
+def work(item):
+    value = str(item).encode()
+    for _ in range(9000):
+        value = hashlib.sha256(value).digest()
+    return value.hex()
+def count(queue, turn, total, name):
+    memory = shared_memory.SharedMemory(name=name)
+    for item in range(300):
+        with turn:
+            memory.buf[item] = (memory.buf[item] + item) % 251
+            queue.put(item)
+        with total.get_lock():
+            total.value += item
+    memory.close()
+context = multiprocessing.get_context('fork')
+memory = shared_memory.SharedMemory(create=True, size=4096)
+queue, turn, total = context.Queue(), context.Semaphore(1), context.Value('q', 0)
+counters = [context.Process(target=count, args=(queue, turn, total, memory.name)) for _ in range(2)]
+with context.Pool(3) as pool:
+    for counter in counters:
+        counter.start()
+    digest = hashlib.sha256()
+    for item, value in enumerate(pool.imap(work, range(500))):
+        digest.update(value.encode())
+        if item % 50 == 0:
+            print('item', item)
+said = sorted(queue.get() for _ in range(600))
+for counter in counters:
+    counter.join()
+again = shared_memory.SharedMemory(name=memory.name)
+digest.update(bytes(again.buf[:300]) + repr((said, total.value)).encode())
+again.close()
+memory.close()
+memory.unlink()
+print(digest.hexdigest())
+";
+    write(directory, "processes.py", program)
+}
+
 /// Matrices in BLAS, and two threads that sort beside it. Integers, so that the order of additions does not matter.
 pub(super) fn python_numpy(directory: &Path) -> Result<()> {
     let program = "\

@@ -132,6 +132,30 @@ pub(super) const MEMORY: &[Workload] = &[
     )
     .single(),
     of(
+        "areas",
+        "areas-seal",
+        &["--mode", "seal"],
+        "mseal",
+        &["seal"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-droppable",
+        &["--mode", "droppable"],
+        "MAP_DROPPABLE",
+        &["page"],
+    )
+    .single(),
+    of(
+        "areas",
+        "areas-memfd",
+        &["--mode", "memfd"],
+        "a memfd with all seals and an odd size",
+        &["size"],
+    )
+    .single(),
+    of(
         "shared",
         "shared-anonymous",
         &["--mode", "anonymous"],
