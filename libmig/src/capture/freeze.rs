@@ -1,6 +1,9 @@
 //! A tree that stands still, and how it goes on.
 
-use std::mem;
+use std::{
+    mem, thread,
+    time::{Duration, Instant},
+};
 
 use super::{
     CaptureError,
@@ -12,12 +15,16 @@ use super::{
 };
 use crate::{
     image::Pid,
-    inspect::process::Status,
+    inspect::process::{self, Status},
     sys::{
         HostPid,
         ptrace::{self, PtraceError, RseqConfiguration, Stopped},
     },
 };
+
+/// How long a process may take back into its job control stop: it has but to be scheduled. It
+/// may have been continued meanwhile.
+const SETTLING: Duration = Duration::from_millis(100);
 
 /// A tree whose threads are all in ptrace stops. Dropped, it runs on as if nothing had been.
 #[derive(Debug)]
@@ -104,13 +111,22 @@ impl Frozen {
     /// # Errors
     /// When a thread was killed meanwhile.
     pub fn release_tracing(mut self) -> Result<(), CaptureError> {
-        self.let_go().map_err(CaptureError::from)
+        self.let_go(|_| ()).map_err(CaptureError::from)
     }
 
-    /// Puts every thread back and detaches; the first failure, after all.
-    fn let_go(&mut self) -> Result<(), PtraceError> {
+    /// Puts every thread back and detaches; the first failure, after all. Those in job control
+    /// stops come first, and are `settled` before anybody runs who could look at them.
+    fn let_go(&mut self, settled: impl Fn(HostPid)) -> Result<(), PtraceError> {
         let mut outcome = Ok(());
-        for process in mem::take(&mut self.processes) {
+        let (stopped, running): (Vec<_>, Vec<_>) = mem::take(&mut self.processes)
+            .into_iter()
+            .partition(|process| process.stopped.is_some());
+        let hosts: Vec<HostPid> = stopped.iter().map(|process| process.host).collect();
+        let first_to_run = stopped.len();
+        for (at, process) in stopped.into_iter().chain(running).enumerate() {
+            if at == first_to_run {
+                hosts.iter().copied().for_each(&settled);
+            }
             // The leader last: of a killed process it can be reaped only then.
             for thread in process.threads.into_iter().rev() {
                 let id = thread.stopped.thread();
@@ -128,8 +144,18 @@ impl Frozen {
 
 impl Drop for Frozen {
     fn drop(&mut self) {
-        if let Err(error) = self.let_go() {
+        if let Err(error) = self.let_go(wait_stopped) {
             tracing::debug!(%error, "a thread died while the tree was frozen");
         }
+    }
+}
+
+/// Waits until a process is back in its job control stop: let go of, it runs for a moment on its
+/// way there, which its parent must not see.
+fn wait_stopped(host: HostPid) {
+    let deadline = Instant::now() + SETTLING;
+    let on_its_way = || process::stat(host).is_ok_and(|stat| !stat.is_dead() && stat.state != b'T');
+    while on_its_way() && Instant::now() < deadline {
+        thread::yield_now();
     }
 }
