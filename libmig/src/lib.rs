@@ -9,6 +9,7 @@
 //! | [`restore`] | an image -> a live process tree |
 //! | [`image`] | a process tree as plain data |
 //! | [`wire`], [`transfer`] | frames, versions and limits; image <-> frames |
+//! | [`checkpoint`] | the same stream in a file |
 //! | [`inspect`] | the read-only view: `/proc`, what this kernel can do, what cannot move |
 //! | [`balance`] | who should run where; pure functions, time is passed in |
 //! | [`api`] | data that `mig` and `migd` say to each other |
@@ -21,6 +22,7 @@
 pub mod api;
 pub mod balance;
 pub mod capture;
+pub mod checkpoint;
 pub mod image;
 pub mod inspect;
 pub mod migration;

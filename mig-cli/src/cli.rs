@@ -3,9 +3,11 @@
 use clap::{Parser, Subcommand};
 
 use crate::commands::attach::AttachArgs;
+use crate::commands::checkpoint::CheckpointArgs;
 use crate::commands::demo::DemoArgs;
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::exec::ExecArgs;
+use crate::commands::inspect::InspectArgs;
 use crate::commands::kill::KillArgs;
 use crate::commands::lab::LabArgs;
 use crate::commands::r#move::MoveArgs;
@@ -28,6 +30,8 @@ pub(crate) enum Command {
     Exec(ExecArgs),
     Attach(AttachArgs),
     Move(MoveArgs),
+    Checkpoint(CheckpointArgs),
+    Inspect(InspectArgs),
     Ps(PsArgs),
     Nodes(NodesArgs),
     Why(WhyArgs),

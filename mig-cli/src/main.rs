@@ -34,6 +34,8 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Exec(args) => commands::exec::run(args)?,
         Command::Attach(args) => commands::attach::run(args)?,
         Command::Move(args) => commands::r#move::run(args)?,
+        Command::Checkpoint(args) => commands::checkpoint::run(args)?,
+        Command::Inspect(args) => commands::inspect::run(args)?,
         Command::Ps(args) => commands::ps::run(args)?,
         Command::Nodes(args) => commands::nodes::run(args)?,
         Command::Why(args) => commands::why::run(args)?,

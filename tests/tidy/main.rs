@@ -15,12 +15,21 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("api", &["sys"]),
     ("balance", &["api"]),
     ("capture", &["api", "image", "inspect", "sys"]),
+    ("checkpoint", &["image", "transfer", "wire"]),
     ("image", &[]),
     ("inspect", &["api", "image", "sys"]),
     (
         "migration",
         &[
-            "api", "capture", "image", "inspect", "restore", "sys", "transfer", "wire",
+            "api",
+            "capture",
+            "checkpoint",
+            "image",
+            "inspect",
+            "restore",
+            "sys",
+            "transfer",
+            "wire",
         ],
     ),
     ("restore", &["api", "image", "inspect", "sys"]),
@@ -42,6 +51,11 @@ const ROOM_EXCEPTIONS: &[(&str, &str, &str)] = &[
 /// Rooms of libmig that a file of `mig-cli` may know besides `api`.
 const CLI_EXCEPTIONS: &[(&str, &str, &str)] = &[
     // (file, room, reason)
+    (
+        "mig-cli/src/commands/inspect.rs",
+        "checkpoint",
+        "reads a file, also where no daemon runs",
+    ),
     (
         "mig-cli/src/commands/doctor.rs",
         "inspect",

@@ -44,6 +44,25 @@ pub struct MoveReport {
     pub lost_locks: Vec<String>,
 }
 
+/// What `mig checkpoint` prints, and with `--json` exactly in these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckpointReport {
+    /// The job.
+    pub job: JobId,
+    /// The node where it runs, which wrote the file.
+    pub node: NodeName,
+    /// The checkpoint's own name.
+    pub uuid: String,
+    /// Wall-clock microseconds from the first thread stopped to the last one running.
+    pub pause_us: u64,
+    /// Wall-clock microseconds until all was written.
+    pub total_us: u64,
+    /// Bytes of the job's contents.
+    pub memory_bytes: u64,
+    /// Bytes in the file.
+    pub bytes_written: u64,
+}
+
 /// The answer to `mig why`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyReport {

@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Event, ExitRecord, Failure, JobId, JobInfo, MoveMode, MoveReport, NodeInfo, NodeName, Target,
-    WhereReport, WhyReport, exec::ExecRequest,
+    CheckpointReport, Event, ExitRecord, Failure, JobId, JobInfo, MoveMode, MoveReport, NodeInfo,
+    NodeName, Target, WhereReport, WhyReport, exec::ExecRequest,
 };
 
 /// One request on the local socket.
@@ -30,6 +30,11 @@ pub enum Request {
     Nodes {},
     /// Move a job.
     Move(MoveRequest),
+    /// Write a copy of a running job into a file, whose descriptor comes along.
+    Checkpoint {
+        /// The job.
+        target: Target,
+    },
     /// Send a signal to every process of the jobs' main process groups.
     Kill {
         /// The job.
@@ -90,6 +95,8 @@ pub enum Reply {
     Exec(ExecReply),
     /// To [`Request::Move`].
     Moved(MoveReport),
+    /// To [`Request::Checkpoint`]: the descriptor has all of it.
+    Saved(CheckpointReport),
     /// To [`Request::Kill`]: the signal was delivered.
     Killed(JobId),
     /// To [`Request::Wait`].

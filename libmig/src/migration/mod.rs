@@ -19,6 +19,7 @@
 //! frame in every phase.
 
 mod destination;
+mod disk;
 pub mod failpoint;
 mod handover;
 mod job;
@@ -27,6 +28,7 @@ mod source;
 mod tests;
 
 pub use destination::{Arrival, receive};
+pub use disk::{Copied, Saved};
 pub use handover::{Commit, Verdict};
 pub use job::{DestinationJob, JobError, MoveError, SourceJob};
 pub use source::{Departure, Moved, Offered, Proposed};

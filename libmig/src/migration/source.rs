@@ -44,8 +44,8 @@ pub struct Moved {
 ///
 /// Afterwards: the job runs here.
 pub struct Proposed<'a, J> {
-    job: &'a mut J,
-    proposal: Proposal,
+    pub(super) job: &'a mut J,
+    pub(super) proposal: Proposal,
     clock: Clock,
 }
 
@@ -62,6 +62,12 @@ impl<'a, J: SourceJob> Proposed<'a, J> {
             proposal,
             clock,
         })
+    }
+
+    /// What a destination would be told.
+    #[must_use]
+    pub const fn proposal(&self) -> &Proposal {
+        &self.proposal
     }
 
     /// With a connection to the destination, on which nothing of the move has been said.

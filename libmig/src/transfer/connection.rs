@@ -132,6 +132,11 @@ impl<S: Link> Connection<S> {
         }
     }
 
+    /// The stream, when nothing more is to be said.
+    pub fn into_stream(self) -> S {
+        self.stream
+    }
+
     /// Bytes written so far, headers included.
     pub const fn sent(&self) -> u64 {
         self.sent

@@ -9,10 +9,11 @@
 
 mod damage;
 
-use std::io::Read;
+use std::io::{Cursor, Read, Write};
 use std::time::{Duration, Instant};
 
 use damage::Noise;
+use libmig::checkpoint::{Header, Reader, Writer, summarize};
 use libmig::image::{JobImage, NeededFile};
 use libmig::inspect::cpu::CpuFeatures;
 use libmig::inspect::{fdinfo::FdInfo, lock, maps, process, smaps, timers};
@@ -127,7 +128,7 @@ impl Read for Incoming<'_> {
     }
 }
 
-impl std::io::Write for Incoming<'_> {
+impl Write for Incoming<'_> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
         Ok(bytes.len())
     }
@@ -185,4 +186,43 @@ fn frames_are_hostile() {
         drop(Connection::new(Incoming(&stream)).proposal());
     });
     assert!(understood > 0, "no frame was ever understood");
+}
+
+/// A file whose hashes are right: what is in it is as hostile as what comes over a connection.
+fn checkpoint(noise: &mut Noise) -> Vec<u8> {
+    let header = Header {
+        uuid: String::new(),
+        protocol: wire::version::NEWEST,
+        node: String::new(),
+        release: String::new(),
+        kernel: String::new(),
+        cpu: noise.bytes(9),
+        job: String::new(),
+        epoch: 0,
+        uid: 0,
+        captured_unix: 0,
+        memory_bytes: u64::MAX,
+    };
+    let mut file = Vec::new();
+    let mut writer = Writer::new(&mut file, &header).expect("memory takes it");
+    for _ in 0..4 {
+        writer.write_all(&frame(noise)).expect("memory takes it");
+    }
+    writer.finish().expect("memory takes it");
+    file
+}
+
+#[test]
+fn checkpoints_are_hostile() {
+    let mut opened = 0_u32;
+    repeat(|noise| {
+        let whole = checkpoint(noise);
+        for file in [noise.damaged(&whole), whole] {
+            if let Ok(reader) = Reader::open(Cursor::new(file)) {
+                opened += 1;
+                drop(summarize(reader));
+            }
+        }
+    });
+    assert!(opened > 0, "no file was ever opened");
 }

@@ -1,9 +1,11 @@
 //! One file per command: its arguments, its help, what it does.
 
 pub(crate) mod attach;
+pub(crate) mod checkpoint;
 pub(crate) mod demo;
 pub(crate) mod doctor;
 pub(crate) mod exec;
+pub(crate) mod inspect;
 pub(crate) mod kill;
 pub(crate) mod lab;
 pub(crate) mod r#move;

@@ -6,6 +6,7 @@
 //! checked on the node that holds the job's record. A message that breaks a
 //! rule closes its connection and nothing else.
 
+mod checkpoint;
 mod exec;
 mod kill;
 pub(crate) mod r#move;
@@ -157,10 +158,9 @@ pub(crate) async fn handle(
 ) -> Result<Reply, Failure> {
     match request {
         // Programs and terminals are for callers on this machine: see `session`.
-        Request::Exec(_) | Request::Attach { .. } => Err(Failure::new(
-            Code::Usage,
-            "this request cannot come from another node",
-        )),
+        Request::Exec(_) | Request::Attach { .. } | Request::Checkpoint { .. } => Err(
+            Failure::new(Code::Usage, "this request cannot come from another node"),
+        ),
         Request::Ps { all } => Ok(Reply::Jobs(ps::cluster(daemon, caller, all).await)),
         Request::Nodes {} => Ok(Reply::Nodes(nodes::list(daemon).await)),
         Request::Move(request) => r#move::handle(daemon, caller, request, events).await,

@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Caller, Events, exec};
+use super::{Caller, Events, checkpoint, exec};
 use crate::daemon::Daemon;
 
 /// A client has so long for its hello, and for a request once it has begun.
@@ -90,6 +90,9 @@ async fn work(
                     Failure::from_error(Code::Host, "the kernel does not say who asks", &error)
                 })?;
                 exec::handle(daemon, asker, request, fds, &events_in).await
+            }
+            Request::Checkpoint { target } => {
+                checkpoint::handle(daemon, caller, &target, fds, &events_in).await
             }
             Request::Attach { target } => exec::attach(daemon, caller, &target).await,
             other => super::handle(daemon, caller, other, &events_in).await,
@@ -240,6 +243,7 @@ fn name(request: &Request) -> &'static str {
         Request::Ps { .. } => "ps",
         Request::Nodes {} => "nodes",
         Request::Move(_) => "move",
+        Request::Checkpoint { .. } => "checkpoint",
         Request::Kill { .. } => "kill",
         Request::Wait { .. } => "wait",
         Request::Why { .. } => "why",

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `outgoing` | the source's end: a running job, frozen, given up, destroyed |
 //! | `incoming` | the destination's end: a capsule, husks, a running job |
+//! | `disk` | a copy of a running job, written to a file |
 //! | `look` | what stands in the way of a move, asked while the job runs |
 //! | `admission` | what a destination has against a job, asked before it is frozen |
 //! | `lend` | file locks of a copy that has been given up, shared with the destination |
@@ -14,6 +15,7 @@
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
 pub(crate) mod admission;
+pub(crate) mod disk;
 mod incoming;
 mod lend;
 mod local;

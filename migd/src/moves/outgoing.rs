@@ -5,7 +5,7 @@
 
 use std::os::fd::OwnedFd;
 
-use libmig::api::{Event, Failure, NodeName, Obstacle, Phase};
+use libmig::api::{Event, Failure, JobId, NodeName, Obstacle, Phase};
 use libmig::capture::files::{self, CapsuleStdio, FileSource, UnlinkedContents};
 use libmig::capture::{
     self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables,
@@ -64,6 +64,11 @@ impl<'a> Outgoing<'a> {
             departing: false,
             held: false,
         })
+    }
+
+    /// The job.
+    pub(super) fn id(&self) -> &JobId {
+        &self.record.id
     }
 
     fn local(&mut self) -> &mut Local {

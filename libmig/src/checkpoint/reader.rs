@@ -1,0 +1,218 @@
+//! Blocks -> the stream. Every byte is hostile until its hash is right.
+
+use std::io::{self, Read, Seek, SeekFrom};
+
+use thiserror::Error;
+
+use super::{
+    BLOCK, Block, END, HEADER_MOST, Header, INDEX_MOST, MAGIC, TAIL, VERSION, lengths, whole,
+};
+use crate::{transfer::Link, wire};
+
+/// What is wrong with a file, and where.
+#[derive(Debug, Error)]
+pub enum DamageError {
+    /// It is something else.
+    #[error("it is no checkpoint of mig")]
+    Stranger,
+    /// A layout of another release.
+    #[error("it has version {0} of the layout, and this release reads {VERSION}")]
+    Version(u32),
+    /// A stream of another release.
+    #[error("its stream has version {0}, and this release reads {oldest} to {newest}", oldest = wire::version::OLDEST, newest = wire::version::NEWEST)]
+    Protocol(u16),
+    /// Something that is not what was written.
+    #[error("{what}, at byte {at}, is damaged")]
+    Damaged {
+        /// What lies there.
+        what: String,
+        /// Where it begins.
+        at: u64,
+    },
+    /// The end is missing.
+    #[error("it is not complete: the end is missing, at byte {0}")]
+    Incomplete(u64),
+    /// The file cannot be read.
+    #[error("it cannot be read")]
+    Io(#[from] io::Error),
+}
+
+fn damaged(what: impl Into<String>, at: u64) -> DamageError {
+    DamageError::Damaged {
+        what: what.into(),
+        at,
+    }
+}
+
+/// Reads a checkpoint: the header at once, then the stream.
+#[derive(Debug)]
+pub struct Reader<R> {
+    file: R,
+    header: Header,
+    index: Vec<Block>,
+    /// Blocks that have been read.
+    next: usize,
+    /// Where the next one begins.
+    at: u64,
+    raw: Vec<u8>,
+    taken: usize,
+}
+
+impl<R: Read + Seek> Reader<R> {
+    /// Reads header and index.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and where.
+    pub fn open(mut file: R) -> Result<Self, DamageError> {
+        let length = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(0))?;
+        let (header, hash, at) = read_header(&mut file)?;
+        let index = read_index(&mut file, &hash, at, length)?;
+        file.seek(SeekFrom::Start(at))?;
+        Ok(Self {
+            file,
+            header,
+            index,
+            next: 0,
+            at,
+            raw: Vec::new(),
+            taken: 0,
+        })
+    }
+
+    /// What the file says of itself.
+    pub const fn header(&self) -> &Header {
+        &self.header
+    }
+
+    fn block(&mut self, block: Block) -> Result<(), DamageError> {
+        let name = || format!("block {} of {}", self.next + 1, self.index.len());
+        let mut head = [0; 8];
+        self.file.read_exact(&mut head)?;
+        let mut packed = vec![0; block.stored as usize];
+        self.file.read_exact(&mut packed)?;
+        let same = head == lengths(block.stored, block.raw)
+            && *blake3::hash(&packed).as_bytes() == block.hash;
+        if !same {
+            return Err(damaged(name(), self.at));
+        }
+        let raw = zstd::bulk::decompress(&packed, block.raw as usize)
+            .map_err(|_| damaged(name(), self.at))?;
+        if raw.len() != block.raw as usize {
+            return Err(damaged(name(), self.at));
+        }
+        self.at += 8 + u64::from(block.stored);
+        self.next += 1;
+        self.raw = raw;
+        self.taken = 0;
+        Ok(())
+    }
+}
+
+fn read_header(file: &mut impl Read) -> Result<(Header, blake3::Hash, u64), DamageError> {
+    let mut start = [0; 16];
+    file.read_exact(&mut start)
+        .map_err(|_| DamageError::Stranger)?;
+    if start[..8] != MAGIC {
+        return Err(DamageError::Stranger);
+    }
+    let word =
+        |at: usize| u32::from_le_bytes([start[at], start[at + 1], start[at + 2], start[at + 3]]);
+    if word(8) != VERSION {
+        return Err(DamageError::Version(word(8)));
+    }
+    let broken = || damaged("the header", 0);
+    if word(12) > HEADER_MOST {
+        return Err(broken());
+    }
+    let mut bytes = start.to_vec();
+    file.take(u64::from(word(12))).read_to_end(&mut bytes)?;
+    let hash = blake3::hash(&bytes);
+    let mut stored = [0; 32];
+    file.read_exact(&mut stored).map_err(|_| broken())?;
+    if hash != blake3::Hash::from_bytes(stored) {
+        return Err(broken());
+    }
+    let header: Header = postcard::from_bytes(&bytes[16..]).map_err(|_| broken())?;
+    let spoken = wire::version::OLDEST..=wire::version::NEWEST;
+    if !spoken.contains(&header.protocol) {
+        return Err(DamageError::Protocol(header.protocol));
+    }
+    Ok((header, hash, bytes.len() as u64 + 32))
+}
+
+/// The index, and a check that the blocks fill the file from `first` to where it begins.
+fn read_index(
+    file: &mut (impl Read + Seek),
+    header: &blake3::Hash,
+    first: u64,
+    length: u64,
+) -> Result<Vec<Block>, DamageError> {
+    let tail = length
+        .checked_sub(TAIL)
+        .filter(|tail| *tail >= first)
+        .ok_or(DamageError::Incomplete(length))?;
+    let mut bytes = [0; 44];
+    file.seek(SeekFrom::Start(tail))?;
+    file.read_exact(&mut bytes)?;
+    if bytes[36..] != END {
+        return Err(DamageError::Incomplete(length));
+    }
+    let size = u32::from_le_bytes([bytes[32], bytes[33], bytes[34], bytes[35]]);
+    let start = tail
+        .checked_sub(u64::from(size))
+        .filter(|start| *start >= first && size <= INDEX_MOST)
+        .ok_or_else(|| damaged("the length of the index", tail + 32))?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut index = vec![0; size as usize];
+    file.read_exact(&mut index)?;
+    let mut stored = [0; 32];
+    stored.copy_from_slice(&bytes[..32]);
+    if whole(header, &index) != blake3::Hash::from_bytes(stored) {
+        return Err(damaged("the index", start));
+    }
+    let index: Vec<Block> =
+        postcard::from_bytes(&index).map_err(|_| damaged("the index", start))?;
+    let fits = |block: &Block| block.raw as usize <= BLOCK && block.stored as usize <= 2 * BLOCK;
+    let end = first
+        + index
+            .iter()
+            .map(|block| 8 + u64::from(block.stored))
+            .sum::<u64>();
+    if !index.iter().all(fits) || end != start {
+        return Err(damaged("the index", start));
+    }
+    Ok(index)
+}
+
+impl<R: Read + Seek> Read for Reader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.taken == self.raw.len() {
+            let Some(block) = self.index.get(self.next).copied() else {
+                return Ok(0);
+            };
+            self.block(block).map_err(io::Error::other)?;
+        }
+        let taken = buffer.len().min(self.raw.len() - self.taken);
+        buffer[..taken].copy_from_slice(&self.raw[self.taken..self.taken + taken]);
+        self.taken += taken;
+        Ok(taken)
+    }
+}
+
+/// Nothing is written to it: see [`Link`].
+impl<R: Read + Seek> io::Write for Reader<R> {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<R: Read + Seek> Link for Reader<R> {
+    fn has_news(&mut self) -> bool {
+        false
+    }
+}

@@ -1,0 +1,106 @@
+//! `mig inspect`: what is in a checkpoint. No daemon is asked.
+
+use std::{
+    error::Error,
+    fs::File,
+    io::{self, BufReader},
+    path::PathBuf,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+use libmig::checkpoint::{DamageError, Reader, Summary, summarize};
+
+use crate::{
+    exit,
+    ui::{self, human, printable},
+};
+
+/// Say what is in a checkpoint
+///
+/// Reads and checks all of the file; damage is named with its place. Needs no
+/// daemon.
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The file
+    file: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Reads and prints.
+pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
+    let what = || format!("{} cannot be read as a checkpoint", args.file.display());
+    let file = File::open(&args.file).with_context(what)?;
+    let reader = Reader::open(BufReader::new(file)).with_context(what)?;
+    let summary = match summarize(reader) {
+        Ok(summary) => summary,
+        Err(error) => {
+            // Behind the words about a connection, which there is none of here.
+            return match damage(&error) {
+                Some(damage) => Err(anyhow::anyhow!("{damage}")).with_context(what),
+                None => Err(error).with_context(what),
+            };
+        }
+    };
+    if args.json {
+        ui::json(&summary)?;
+    } else {
+        ui::line(text(&summary).trim_end())?;
+    }
+    Ok(exit::OK)
+}
+
+fn damage<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a DamageError> {
+    let mut next = Some(error);
+    while let Some(cause) = next {
+        if let Some(error) = cause.downcast_ref::<io::Error>()
+            && let Some(inner) = error.get_ref()
+            && let Some(damage) = inner.downcast_ref()
+        {
+            return Some(damage);
+        }
+        next = cause.source();
+    }
+    None
+}
+
+fn text(summary: &Summary) -> String {
+    let name = summary.name.as_deref().unwrap_or("no name");
+    let mut lines = vec![
+        format!(
+            "checkpoint {} (layout {}, stream {})",
+            summary.uuid, summary.version, summary.protocol
+        ),
+        format!(
+            "job {} ({name}) of {} ({}): {}",
+            summary.job, summary.user, summary.uid, summary.command
+        ),
+        format!(
+            "written by node {}, mig {}, Linux {}, at {} (seconds since 1970)",
+            summary.node, summary.release, summary.kernel, summary.captured_unix
+        ),
+        format!(
+            "contents: {} private, {} shared, {} of files without a name",
+            human::bytes(summary.memory.private_bytes),
+            human::bytes(summary.memory.shared_bytes),
+            human::bytes(summary.memory.file_bytes)
+        ),
+    ];
+    for process in &summary.processes {
+        lines.push(format!(
+            "process {} (child of {}): {}, threads {}, descriptors {}",
+            process.pid, process.ppid, process.comm, process.threads, process.descriptors
+        ));
+    }
+    for (kind, count) in &summary.open {
+        lines.push(format!("open: {kind}: {count}"));
+    }
+    let locks = summary.locks.iter().map(|lock| format!("lock: {lock}"));
+    lines.extend(locks);
+    let files = summary.files.iter().map(|file| format!("needs {file}"));
+    lines.extend(files);
+    let lines: Vec<String> = lines.iter().map(|line| printable(line)).collect();
+    lines.join("\n")
+}
