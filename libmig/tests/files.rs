@@ -569,6 +569,7 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
         dumpable: 1,
         child_subreaper: false,
         thp_disable: false,
+        exec_gain: 0,
         personality: 0,
         filters: Vec::new(),
         threads: Vec::new(),

@@ -228,6 +228,7 @@ fn live(threads: Vec<Thread>) -> LiveProcess {
         dumpable: 1,
         child_subreaper: false,
         thp_disable: false,
+        exec_gain: 0,
         personality: 0,
         threads,
         filters: Vec::new(),

@@ -3,6 +3,7 @@
  * The answers are written down as lines of text once, and must stay the same.
  * --mode program: auxv, executable, names, command line, environment, personality
  * --mode limits: rlimits, umask, working directory, nice, OOM score, prctl flags
+ * --mode attributes: I/O priority, scheduling policies of threads, PR_SET_MDWE
  * --mode affinity: the CPU mask
  * --mode root: another root directory, and what is below it (needs root)
  * --mode credentials: IDs, groups, capabilities, securebits (needs root)
@@ -11,6 +12,7 @@
 #include <grp.h>
 #include <linux/capability.h>
 #include <linux/securebits.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/auxv.h>
 #include <sys/fsuid.h>
@@ -143,6 +145,65 @@ static void damage_limits(void)
 	umask(022);
 }
 
+#define IOPRIO(level) (2 << 13 | (level))
+#ifndef PR_SET_MDWE
+#define PR_SET_MDWE 65
+#define PR_GET_MDWE 66
+#endif
+#define MDWE_REFUSE_EXEC_GAIN 1
+
+static volatile pid_t scheduled[2];
+
+/* Sleeps for ever under a policy of its own. */
+static void *under_policy(void *argument)
+{
+	long index = (long)argument;
+	struct sched_param priority = { .sched_priority = 7 };
+	MUST(index ? sched_setscheduler(0, SCHED_BATCH, &(struct sched_param){ 0 }) :
+		     sched_setscheduler(0, SCHED_RR | SCHED_RESET_ON_FORK, &priority));
+	MUST(syscall(SYS_ioprio_set, 1, 0, IOPRIO(4 + index)));
+	scheduled[index] = gettid();
+	for (;;)
+		pause();
+}
+
+static void put_schedule(struct report *report, pid_t task)
+{
+	struct sched_param priority;
+	MUST(sched_getparam(task, &priority));
+	put(report, "policy %#x, priority %d", sched_getscheduler(task), priority.sched_priority);
+	put(report, "I/O priority %#lx", syscall(SYS_ioprio_get, 1, task));
+}
+
+static void attributes(struct report *report)
+{
+	put_schedule(report, 0);
+	for (int i = 0; i < 2; i++)
+		put_schedule(report, scheduled[i]);
+	put(report, "MDWE %d", prctl(PR_GET_MDWE, 0, 0, 0, 0));
+	void *both = mmap(NULL, 4096, PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	put(report, "memory to write and to execute: %d", both == MAP_FAILED ? errno : 0);
+	void *data = MUST(mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	put(report, "memory becomes executable: %d", mprotect(data, 4096, PROT_EXEC) ? errno : 0);
+	MUST(munmap(data, 4096));
+}
+
+static void set_attributes(void)
+{
+	pthread_t threads[2];
+	for (long i = 0; i < 2; i++)
+		CHECK(!pthread_create(&threads[i], NULL, under_policy, (void *)i), "thread %ld", i);
+	while (!scheduled[0] || !scheduled[1])
+		wl_nap(WL_MS);
+	MUST(syscall(SYS_ioprio_set, 1, 0, IOPRIO(2)));
+	MUST(prctl(PR_SET_MDWE, MDWE_REFUSE_EXEC_GAIN, 0, 0, 0));
+}
+
+static void damage_attributes(void)
+{
+	MUST(syscall(SYS_ioprio_set, 1, 0, IOPRIO(3)));
+}
+
 static void affinity(struct report *report)
 {
 	cpu_set_t set;
@@ -272,6 +333,7 @@ static const struct mode {
 } modes[] = {
 	{ "program", set_program, program, damage_program },
 	{ "limits", set_limits, limits, damage_limits },
+	{ "attributes", set_attributes, attributes, damage_attributes },
 	{ "affinity", set_affinity, affinity, damage_affinity },
 	{ "root", set_root, root, damage_root },
 	{ "credentials", set_credentials, credentials, damage_credentials },

@@ -167,6 +167,7 @@ fn live(
         dumpable: answers.dumpable,
         child_subreaper: answers.child_subreaper,
         thp_disable: answers.thp_disable,
+        exec_gain: answers.exec_gain,
         personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
         threads,
         filters,

@@ -13,6 +13,7 @@ use crate::{
 
 const SIGNALS: usize = 64;
 const LIMITS: u64 = 16;
+const PR_GET_MDWE: u64 = 66;
 const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 
 /// Answers about a process.
@@ -26,6 +27,7 @@ pub(super) struct ProcessAnswers {
     pub(super) dumpable: i32,
     pub(super) child_subreaper: bool,
     pub(super) thp_disable: bool,
+    pub(super) exec_gain: u32,
     pub(super) membarrier: u32,
     /// By RLIMIT_*.
     pub(super) limits: Vec<Limit>,
@@ -116,6 +118,7 @@ struct ProcessQuestions {
     dumpable: Slot,
     child_subreaper: DataRef,
     thp_disable: Slot,
+    exec_gain: Slot,
     membarrier: Slot,
     limits: Vec<DataRef>,
 }
@@ -155,7 +158,8 @@ impl ProcessQuestions {
             &[libc::PR_GET_CHILD_SUBREAPER.into(), child_subreaper.into()],
         );
         let thp_disable = batch.call(libc::SYS_prctl, &[libc::PR_GET_THP_DISABLE.into()]);
-        // Linux 6.3.
+        // Linux 6.3, both.
+        let exec_gain = batch.attempt(libc::SYS_prctl, &[PR_GET_MDWE.into()]);
         let membarrier = batch.attempt(
             libc::SYS_membarrier,
             &[MEMBARRIER_CMD_GET_REGISTRATIONS.into()],
@@ -168,6 +172,7 @@ impl ProcessQuestions {
             dumpable,
             child_subreaper,
             thp_disable,
+            exec_gain,
             membarrier,
             limits: limits(batch),
         }
@@ -205,11 +210,8 @@ impl ProcessQuestions {
             dumpable: i32::try_from(results.value(self.dumpable)?).unwrap_or(0),
             child_subreaper: results.half(self.child_subreaper) != 0,
             thp_disable: results.value(self.thp_disable)? != 0,
-            membarrier: results
-                .outcome(self.membarrier)
-                .value()
-                .and_then(|set| u32::try_from(set).ok())
-                .unwrap_or(0),
+            exec_gain: small(results, self.exec_gain),
+            membarrier: small(results, self.membarrier),
             limits: self
                 .limits
                 .iter()
@@ -220,6 +222,12 @@ impl ProcessQuestions {
                 .collect(),
         })
     }
+}
+
+/// What an older kernel has no answer to is not set.
+fn small(results: &Results, slot: Slot) -> u32 {
+    let value = results.outcome(slot).value();
+    value.and_then(|set| u32::try_from(set).ok()).unwrap_or(0)
 }
 
 /// Asked by the process itself: from outside, prlimit(2) of a process with other

@@ -71,6 +71,8 @@ pub struct LiveProcess {
     pub child_subreaper: bool,
     /// PR_GET_THP_DISABLE.
     pub thp_disable: bool,
+    /// PR_GET_MDWE: whether memory may become executable (PR_MDWE_*).
+    pub exec_gain: u32,
     /// /proc/PID/personality.
     pub personality: u64,
     /// The threads; the first is the thread-group leader.

@@ -164,6 +164,7 @@ impl Building {
         thread::identity(&mut batch, leader, pid);
         process::make_timers(&mut batch, &process.timers, self.exact_timers);
         limits::set(&mut batch, pid, &process.limits);
+        process::confine_memory(&mut batch, process);
         seccomp::confine(&mut batch, process, leader);
         thread::credentials(&mut batch, leader, process);
         let asked = locks.ask(&mut batch, pid);

@@ -10,6 +10,7 @@ use crate::{
 };
 
 const PR_SET_CHILD_SUBREAPER: u64 = 36;
+const PR_SET_MDWE: u64 = 65;
 const PR_SET_THP_DISABLE: u64 = 41;
 /// Linux 6.15.
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
@@ -34,6 +35,13 @@ pub(super) fn attributes(batch: &mut Batch, process: &LiveProcess) {
     }
     if process.thp_disable {
         prctl(batch, &[PR_SET_THP_DISABLE, 1]);
+    }
+}
+
+/// Memory that may not become executable. Late: to map the program was to make it so.
+pub(super) fn confine_memory(batch: &mut Batch, process: &LiveProcess) {
+    if process.exec_gain != 0 {
+        prctl(batch, &[PR_SET_MDWE, process.exec_gain.into()]);
     }
 }
 

@@ -67,6 +67,13 @@ pub(super) const PROCESS: &[Workload] = &[
     .single(),
     of(
         "identity",
+        "identity-attributes",
+        &["--mode", "attributes"],
+        "I/O priority, scheduling policies of threads, memory that may not become executable",
+        &["damage"],
+    ),
+    of(
+        "identity",
         "identity-affinity",
         &["--mode", "affinity"],
         "the CPU mask",
