@@ -117,8 +117,8 @@ static void norestart(void)
 	MUST(INSTALL(0, LOAD(nr), ON(SYS_restart_syscall, SECCOMP_RET_KILL_PROCESS), GIVE(SECCOMP_RET_ALLOW)));
 	wl_ready();
 	do {
-		if (wl_sabotage("killed"))
-			syscall(SYS_restart_syscall);
+		if (wl_sabotage("nap"))
+			MUST(forbid(0, SYS_clock_nanosleep, ENOANO));
 		int64_t begin = wl_now();
 		struct timespec nap = { 0, 40 * WL_MS };
 		CHECK(!nanosleep(&nap, NULL), "a nap was cut short");
@@ -140,6 +140,8 @@ static void *confined(void *argument)
 	int own = index % 2 ? SYS_getpgid : SYS_getpriority;
 	MUST(forbid(0, own, 40 + (int)index));
 	for (rounds[index] = 1; !end; rounds[index]++) {
+		if (index == 0 && wl_sabotage("all"))
+			MUST(forbid(0, SYS_getsid, ENOANO));
 		CHECK(error_of(own) == 40 + index, "thread %ld: error %d", index, error_of(own));
 		CHECK(error_of(SYS_getsid) == ECHRNG, "thread %ld: what all are forbidden", index);
 		wl_nap(WL_TICK_NS / 2);
@@ -209,7 +211,7 @@ static void strict(void)
 	char path[64], line[256] = "";
 	snprintf(path, sizeof path, "/proc/%d/status", child);
 	do {
-		uint64_t word = ++seed;
+		uint64_t word = ++seed + (wl_sabotage("answer") ? 1 : 0);
 		MUST(write(there[1], &word, sizeof word));
 		CHECK(read(back[0], &word, sizeof word) == sizeof word, "no answer");
 		CHECK(word == wl_mix(seed), "the answer is wrong");
@@ -219,8 +221,6 @@ static void strict(void)
 			;
 		fclose(status);
 		CHECK(strtol(line + 8, NULL, 10) == 1, "the child has %s", line);
-		if (wl_sabotage("answer"))
-			kill(child, SIGKILL);
 		wl_nap(WL_TICK_NS / 2);
 	} while (wl_tick());
 	kill(child, SIGKILL);

@@ -199,7 +199,7 @@ pub(super) const CONFINED: &[Workload] = &[
         "seccomp-norestart",
         &["--mode", "norestart"],
         "sleeps where restart_syscall is forbidden",
-        &["killed"],
+        &["nap"],
     )
     .single()
     .not_stoppable(),
