@@ -2,6 +2,7 @@
 
 use clap::{Parser, Subcommand};
 
+use crate::commands::adopted::AdoptedArgs;
 use crate::commands::attach::AttachArgs;
 use crate::commands::checkpoint::CheckpointArgs;
 use crate::commands::demo::DemoArgs;
@@ -40,6 +41,8 @@ pub(crate) enum Command {
     Doctor(DoctorArgs),
     Lab(LabArgs),
     Demo(DemoArgs),
+    #[command(name = "internal-adopted", hide = true)]
+    Adopted(AdoptedArgs),
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ fn main() -> ExitCode {
 fn run(command: &Command) -> Result<ExitCode> {
     let code = match command {
         Command::Exec(args) => commands::exec::run(args)?,
+        Command::Adopted(args) => commands::adopted::run(args)?,
         Command::Attach(args) => commands::attach::run(args)?,
         Command::Move(args) => commands::r#move::run(args)?,
         Command::Checkpoint(args) => commands::checkpoint::run(args)?,

@@ -14,6 +14,7 @@ mod info;
 pub mod local;
 mod obstacle;
 mod phase;
+pub mod place;
 mod report;
 mod request;
 pub mod terminal;

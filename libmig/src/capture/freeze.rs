@@ -8,14 +8,14 @@ use std::{
 use super::{
     CaptureError,
     clock::JobClock,
-    gather::{Gathering, descendants},
+    gather::{self, Gathering},
     sample::{Sample, Watch},
     seccomp::Confinement,
     timed::TimedWait,
 };
 use crate::{
     image::Pid,
-    inspect::process::{self, Status},
+    inspect::process::{self, Scope, Status},
     sys::{
         HostPid,
         ptrace::{self, PtraceError, RseqConfiguration, Stopped},
@@ -29,7 +29,8 @@ const SETTLING: Duration = Duration::from_millis(100);
 /// A tree whose threads are all in ptrace stops. Dropped, it runs on as if nothing had been.
 #[derive(Debug)]
 pub struct Frozen {
-    pub(super) init: HostPid,
+    /// By whose root directory its names are looked up.
+    pub(super) keeper: HostPid,
     /// Parents before children.
     pub(super) processes: Vec<FrozenProcess>,
     pub(super) clock: JobClock,
@@ -70,20 +71,21 @@ impl FrozenThread {
     }
 }
 
-/// Stops all processes below the capsule's init. The init itself runs on.
+/// Stops all processes of a scope. A capsule's init itself runs on.
 ///
 /// Afterwards: on `Ok` every thread is in a ptrace stop of the calling OS
 /// thread, which must be the one that captures; on `Err` all run.
 ///
 /// # Errors
 /// Obstacles (transient ones, say a vfork in progress, are worth another try).
-pub fn freeze(init: HostPid) -> Result<Frozen, CaptureError> {
+pub fn freeze(scope: impl Into<Scope>) -> Result<Frozen, CaptureError> {
+    let scope = scope.into();
     // Being stopped is to run: a sleeper's last run must be read before.
-    let watch = Watch::of(&descendants(init)?);
+    let watch = Watch::of(&gather::members(scope)?);
     let mut gathering = Gathering::default();
-    match gathering.complete(init, &watch) {
+    match gathering.complete(scope, &watch) {
         Ok(processes) => Ok(Frozen {
-            init,
+            keeper: scope.keeper(),
             processes,
             clock: watch.clock,
         }),
@@ -98,6 +100,13 @@ impl Frozen {
     /// The processes, as the daemon sees them.
     pub fn processes(&self) -> impl Iterator<Item = HostPid> {
         self.processes.iter().map(|process| process.host)
+    }
+
+    /// The signal of the job control stop that a process is in.
+    #[must_use]
+    pub fn stop_signal(&self, process: HostPid) -> Option<i32> {
+        let found = self.processes.iter().find(|one| one.host == process);
+        found.and_then(|found| found.stopped)
     }
 
     /// Lets all run on as before.

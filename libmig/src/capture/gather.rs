@@ -21,7 +21,7 @@ use super::{
     seccomp,
 };
 use crate::{
-    inspect::process::{self, is_gone},
+    inspect::process::{self, Scope, is_gone},
     sys::{
         HostPid,
         ptrace::{self, Event, Options, PtraceError, Stopped, Waited},
@@ -37,8 +37,9 @@ const HURRY: Duration = Duration::from_millis(5);
 /// Threads in ptrace stops, and the signal of a job control stop.
 pub(super) type Caught = BTreeMap<HostPid, (Stopped, Option<i32>)>;
 
-/// Processes below `init`, parents before children.
-pub(super) fn descendants(init: HostPid) -> Result<Vec<HostPid>, CaptureError> {
+/// Processes of a scope, parents before children.
+pub(super) fn members(scope: Scope) -> Result<Vec<HostPid>, CaptureError> {
+    let init = scope.top();
     let mut found = vec![init];
     let mut seen: BTreeSet<HostPid> = found.iter().copied().collect();
     let mut next = 0;
@@ -52,8 +53,7 @@ pub(super) fn descendants(init: HostPid) -> Result<Vec<HostPid>, CaptureError> {
             Err(source) => return Err(CaptureError::proc(parent, "children")(source)),
         }
     }
-    found.remove(0);
-    Ok(found)
+    Ok(scope.without_init(found))
 }
 
 /// How every thread is traced.
@@ -79,11 +79,11 @@ impl Gathering {
     /// Stops all of the tree.
     pub(super) fn complete(
         &mut self,
-        init: HostPid,
+        scope: Scope,
         watch: &Watch,
     ) -> Result<Vec<FrozenProcess>, CaptureError> {
         loop {
-            let tree = descendants(init)?;
+            let tree = members(scope)?;
             let mut fresh = false;
             for pid in &tree {
                 fresh |= self.seize_process(*pid)?;

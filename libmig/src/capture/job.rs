@@ -73,9 +73,9 @@ impl Frozen {
         let mut shared = SharedRegistry::new();
         let now_ns = u64::try_from(self.capsule()?.clocks.monotonic_ns).unwrap_or(0);
         let began = Instant::now();
-        let root = fd::root(self.init).map_err(CaptureError::proc(self.init, "root"))?;
-        let own = Shm::of(&root).map_err(CaptureError::proc(self.init, "/dev/shm"))?;
-        let shm = shm::capture(self.init, own.as_ref(), &mut shared)?;
+        let root = fd::root(self.keeper).map_err(CaptureError::proc(self.keeper, "root"))?;
+        let own = Shm::of(&root).map_err(CaptureError::proc(self.keeper, "/dev/shm"))?;
+        let shm = shm::capture(self.keeper, own.as_ref(), &mut shared)?;
         let place = (root, own.as_ref().map(Shm::device));
         let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place)?;
         let pidfds = self.pidfds()?;
@@ -197,7 +197,7 @@ impl Frozen {
             .processes
             .iter()
             .find(|process| !process.threads.is_empty())
-            .map_or(self.init, |process| process.host);
+            .map_or(self.keeper, |process| process.host);
         let (hostname, domainname) =
             super::names::of(witness).map_err(CaptureError::proc(witness, "the uts namespace"))?;
         Ok(CapsuleImage {

@@ -23,6 +23,7 @@ mod seccomp;
 mod shared;
 mod shm;
 mod sleep;
+mod succeed;
 mod thread;
 mod timed;
 
@@ -30,6 +31,7 @@ pub use error::CaptureError;
 pub use freeze::{Frozen, freeze};
 pub use job::{Captured, LiveSource, Tables};
 pub use shared::{SharedError, SharedRegistry};
+pub use succeed::succeed;
 
 use std::io;
 

@@ -479,6 +479,7 @@ mod tests {
         let console = Some(Console {
             index,
             master: copy,
+            outside: None,
         });
         let stdio = CapsuleStdio {
             console,

@@ -23,6 +23,7 @@ pub mod sharing;
 pub mod shm;
 pub mod smaps;
 pub mod stdio;
+pub mod strangers;
 pub mod text;
 pub mod timers;
 pub mod unix_socket;

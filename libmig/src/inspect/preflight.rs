@@ -26,7 +26,7 @@ mod tasks;
 mod timers;
 
 use self::{namespaces::Home, subject::Subject};
-use super::process;
+use super::process::{self, Scope};
 use crate::{api::Obstacle, image::Pid, sys::HostPid};
 
 /// Everything of one process that cannot move; nothing for a zombie.
@@ -35,7 +35,7 @@ use crate::{api::Obstacle, image::Pid, sys::HostPid};
 /// several of its processes share, is better asked with [`preflight_tree`].
 #[must_use]
 pub fn preflight_process(process: HostPid, init: HostPid) -> Vec<Obstacle> {
-    let survey = Survey::new(init);
+    let survey = Survey::new(init.into());
     let partners = survey.tree.iter().map(|(host, _)| *host);
     let mut subject = survey.subject(process);
     survey.judge(&mut subject);
@@ -43,12 +43,12 @@ pub fn preflight_process(process: HostPid, init: HostPid) -> Vec<Obstacle> {
     subject.finish()
 }
 
-/// Everything of a tree that cannot move: of each process below `init`, and
+/// Everything of a tree that cannot move: of each process of the scope, and
 /// what belongs to none of them.
 #[must_use]
-pub fn preflight_tree(init: HostPid) -> Vec<Obstacle> {
-    let survey = Survey::new(init);
-    let mut obstacles = capsule::obstacles(init, &survey.tree);
+pub fn preflight_tree(scope: impl Into<Scope>) -> Vec<Obstacle> {
+    let survey = Survey::new(scope.into());
+    let mut obstacles = capsule::obstacles(survey.scope.keeper(), &survey.tree);
     let mut pairs = sharing::Pairs::default();
     for (host, _) in &survey.tree {
         let mut subject = survey.subject(*host);
@@ -61,7 +61,7 @@ pub fn preflight_tree(init: HostPid) -> Vec<Obstacle> {
 
 /// What all processes of a tree are compared with.
 struct Survey {
-    init: HostPid,
+    scope: Scope,
     /// Index of the capsule's pid namespace in NSpid.
     level: usize,
     tree: Vec<(HostPid, Pid)>,
@@ -69,12 +69,12 @@ struct Survey {
 }
 
 impl Survey {
-    fn new(init: HostPid) -> Self {
-        let tree = process::tree(init);
+    fn new(scope: Scope) -> Self {
+        let tree = process::tree(scope);
         Self {
-            init,
-            level: process::level(init),
-            home: Home::of(init, &tree),
+            scope,
+            level: process::level(scope.keeper()),
+            home: Home::of(scope, &tree),
             tree,
         }
     }
@@ -91,9 +91,9 @@ impl Survey {
         tasks::check(subject, &self.home);
         states::check(subject, &self.tree);
         namespaces::check(subject, &self.home);
-        namespaces::check_parent(subject, self.init, &self.tree);
+        namespaces::check_parent(subject, self.scope, &self.tree);
         sharing::within(subject);
-        memory::check(subject, self.init);
+        memory::check(subject, self.scope.keeper());
         timers::check(subject);
     }
 }

@@ -5,7 +5,7 @@ mod tree;
 
 use std::{fs, io};
 
-pub use tree::{Size, size, tree};
+pub use tree::{Scope, Size, size, tree};
 pub(super) use tree::{id_at, level};
 
 use super::text;
@@ -21,8 +21,16 @@ pub struct Stat {
     pub state: u8,
     /// Parent.
     pub ppid: HostPid,
+    /// Session.
+    pub session: i32,
+    /// Device number of its controlling terminal; 0 without one.
+    pub terminal: i32,
+    /// Foreground process group of that terminal; -1 without one.
+    pub foreground: i32,
     /// PF_* flags of the kernel.
     pub flags: u64,
+    /// When it was started, in clock ticks since boot.
+    pub started: u64,
     /// Fields 26 to 28 and 45 to 51: the layout of the address space.
     pub layout: StatLayout,
     /// The CPU that it runs or last ran on.
@@ -48,6 +56,15 @@ pub struct StatLayout {
 }
 
 impl Stat {
+    /// Major and minor number of its controlling terminal.
+    #[must_use]
+    pub fn controlling_terminal(&self) -> Option<(u32, u32)> {
+        // The kernel's new_encode_dev().
+        let device = self.terminal.cast_unsigned();
+        let minor = device & 0xff | device >> 12 & 0xfff00;
+        (device != 0).then_some((device >> 8 & 0xfff, minor))
+    }
+
     /// Whether it is a zombie, or about to be gone.
     #[must_use]
     pub fn is_dead(&self) -> bool {
@@ -79,7 +96,11 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
         comm,
         state: *field(3)?.as_bytes().first()?,
         ppid: HostPid::new(field(4)?.parse().ok()?),
+        session: field(6)?.parse().ok()?,
+        terminal: field(7)?.parse().ok()?,
+        foreground: field(8)?.parse().ok()?,
         flags: address(9)?,
+        started: address(22)?,
         layout: StatLayout {
             start_code: address(26)?,
             end_code: address(27)?,

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use crate::image::Stdio;
+use crate::image::{Pid, Stdio};
 
 /// The job's ties to the world outside of its capsule.
 #[derive(Debug, Default)]
@@ -30,13 +30,25 @@ pub struct StdioEnd {
     pub stream: Stdio,
 }
 
-/// The job's terminal: a pty of the capsule's devpts, whose master the capsule's init holds.
+/// The job's terminal: a pty of the capsule's devpts, whose master the capsule's init holds;
+/// or, of a tree that no capsule holds, the terminal where it was started.
 #[derive(Debug)]
 pub struct Console {
     /// Index in the capsule's devpts.
     pub index: u32,
-    /// A duplicate of the master.
+    /// A duplicate of the master; of a terminal outside, a slave.
     pub master: OwnedFd,
+    /// What only processes of its session know of a terminal outside.
+    pub outside: Option<Outside>,
+}
+
+/// A terminal that will be the job's, and is not yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outside {
+    /// Whether it controls the session of the job's first process.
+    pub controls: bool,
+    /// The process group in its foreground, or [`crate::image::INIT`]'s when that is none of the job's.
+    pub foreground: Pid,
 }
 
 impl CapsuleStdio {

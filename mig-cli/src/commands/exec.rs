@@ -118,7 +118,7 @@ fn start_and_follow(args: &ExecArgs) -> Result<u8> {
 /// Whether the keyboard is the program's from the start: not in the background, and
 /// not in a pipeline, whose other programs may read it. There the program
 /// gets it when it first asks.
-fn takes_keyboard(tty: Option<&Tty>) -> bool {
+pub(super) fn takes_keyboard(tty: Option<&Tty>) -> bool {
     let [stdin, stdout, _] = standard_streams();
     let alone = stdin == StdioKind::Terminal && stdout == StdioKind::Terminal;
     alone && tty.is_some_and(Tty::in_foreground)
@@ -172,7 +172,7 @@ fn ask(args: &ExecArgs, request: ExecRequest, fds: &[OwnedFd; 4]) -> Result<Exec
 
 /// The program alone holds its pipes from here on: who reads what it writes sees the
 /// end when it closes them, and not when we do. Standard error stays, for our own words.
-fn let_go_of_pipes() -> Result<()> {
+pub(super) fn let_go_of_pipes() -> Result<()> {
     let null = File::options().read(true).write(true).open("/dev/null")?;
     let [stdin, stdout, _] = standard_streams();
     if stdin == StdioKind::Descriptor {

@@ -1,5 +1,6 @@
 //! One file per command: its arguments, its help, what it does.
 
+pub(crate) mod adopted;
 pub(crate) mod attach;
 pub(crate) mod checkpoint;
 pub(crate) mod demo;

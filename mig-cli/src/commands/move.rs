@@ -15,9 +15,13 @@ use crate::ui::{self, human};
 ///
 /// Waits until it runs there, and prints where it went, for how long it
 /// paused and what was sent. Without a node the least loaded one is taken.
+///
+/// A process that is part of no job becomes one, with all processes below it. Where
+/// it was started mig takes its place: with its process ID, terminal and pipes, until
+/// it ends. Its user may move it, and root.
 #[derive(Debug, Args)]
 pub(crate) struct MoveArgs {
-    /// The job, by ID or name, or a process of it
+    /// The job, by ID or name, or any process
     #[arg(value_name = "JOB|PID")]
     job: Target,
     /// Where to

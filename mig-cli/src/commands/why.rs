@@ -13,7 +13,7 @@ use crate::{exit, ui};
 /// Exits with 3 if there is any.
 #[derive(Debug, Args)]
 pub(crate) struct WhyArgs {
-    /// The job, by ID or name, or a process of it
+    /// The job, by ID or name, or any process
     #[arg(value_name = "JOB|PID")]
     job: Target,
     /// A node that it should go to

@@ -75,11 +75,34 @@ pub(crate) struct Session {
     keys: DetachKeys,
     credit: usize,
     failure: Option<(i32, String)>,
+    /// It has been said that the program is to go on, which was stopped until then.
+    continued: bool,
 }
 
 /// Blocks the signals that a session handles. Before that, they do what they do to any
 /// program; the job is started with the mask of before.
 pub(crate) fn block_signals() -> Result<SignalFd> {
+    let mask = handled();
+    mask.thread_block()?;
+    read_from(&mask)
+}
+
+/// The same, and lets all others through.
+pub(crate) fn block_only_signals() -> Result<SignalFd> {
+    let mask = handled();
+    mask.thread_set_mask()?;
+    read_from(&mask)
+}
+
+fn read_from(mask: &SigSet) -> Result<SignalFd> {
+    Ok(SignalFd::with_flags(
+        mask,
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
+}
+
+/// The signals that a session handles.
+fn handled() -> SigSet {
     const OWN: [Signal; 4] = [
         Signal::SIGCONT,
         Signal::SIGWINCH,
@@ -93,11 +116,7 @@ pub(crate) fn block_signals() -> Result<SignalFd> {
             mask.remove(signal);
         }
     }
-    mask.thread_block()?;
-    Ok(SignalFd::with_flags(
-        &mask,
-        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
-    )?)
+    mask
 }
 
 impl Session {
@@ -124,6 +143,7 @@ impl Session {
             keys,
             credit: INPUT_CREDIT,
             failure: None,
+            continued: false,
         };
         let window = session.tty.as_ref().and_then(Tty::window);
         session.say(&ToJob::Hello {
@@ -135,6 +155,12 @@ impl Session {
             session.tty_mut(Tty::make_raw)?;
         }
         Ok(session)
+    }
+
+    /// Lets a program go on that was stopped before the session began.
+    pub(crate) fn go_on(&mut self) -> Result<()> {
+        self.continued = true;
+        self.resume()
     }
 
     /// Talks until the program ends or the user leaves. The terminal is as before then.
@@ -261,7 +287,7 @@ impl Session {
         Ok(())
     }
 
-    fn tell_window(&mut self) {
+    pub(crate) fn tell_window(&mut self) {
         if let Some(window) = self.tty.as_ref().and_then(Tty::window) {
             self.say(&ToJob::Window(window));
         }
@@ -296,8 +322,10 @@ impl Session {
                 }
             }
             FromJob::Credit(bytes) => self.credit += usize::try_from(bytes)?,
+            // It was said before the program heard of it.
+            FromJob::Stopped(_) if std::mem::take(&mut self.continued) => (),
             FromJob::Stopped(signal) => self.program_stopped(signal)?,
-            FromJob::Continued => (),
+            FromJob::Continued => self.continued = false,
             FromJob::Failed { code, message } => self.failure = Some((code, message)),
             FromJob::Exited(status) => {
                 return Ok(Some(match self.failure.take() {

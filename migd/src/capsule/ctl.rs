@@ -50,6 +50,22 @@ pub(crate) enum Request {
     Carrier,
     /// The exit status is known to the daemon: end when no process is left.
     Collect,
+    /// The job has begun outside of any capsule and is about to leave: be its deputy. Comes
+    /// with a pidfd of the process in whose place its `mig` will be.
+    Adopt(Adopt),
+    /// Nobody will come in the place of that process.
+    Orphan,
+}
+
+/// What the init of a job is told that has begun outside of any capsule.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adopt {
+    /// Its standard streams that are pipes towards others.
+    pub pipes: [Option<PipeId>; 3],
+    /// It has a terminal.
+    pub has_terminal: bool,
+    /// The signal that has stopped its main program, if it is stopped.
+    pub stopped: Option<i32>,
 }
 
 /// An answer.

@@ -378,7 +378,7 @@ impl Handle {
         fs::rename(fresh, self.path(file))
     }
 
-    fn order(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<()> {
+    pub(super) fn order(&mut self, request: &Request, fds: Vec<OwnedFd>) -> Result<()> {
         match self.ask(request, fds)? {
             (Reply::Done, _) => Ok(()),
             (reply, _) => unexpected(&reply),

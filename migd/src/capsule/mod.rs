@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `host` | what a restore asks of it |
 //! | [`handle`] | the daemon's side: make a capsule, find it again, ask it |
+//! | `deputy` | what it says to that of a process that `mig exec` did not start |
 //! | [`exec()`] | the request of `mig exec`, from the caller's identity to a job |
 //! | `birth` | `migd capsule`: from a fresh process to pid 1 of new namespaces |
 //! | `view`, `cgroup` | what the job sees, and the leaf it is frozen in |
@@ -30,6 +31,7 @@ mod birth;
 mod cgroup;
 mod console;
 mod ctl;
+mod deputy;
 pub mod exec;
 mod fdstream;
 pub mod handle;
@@ -43,7 +45,7 @@ mod ring;
 mod view;
 
 pub use birth::run_if_asked;
-pub use ctl::{Event, Info, PipeId, Place};
+pub use ctl::{Adopt, Event, Info, PipeId, Place};
 pub use exec::{Started, exec};
 pub use handle::{Handle, Launcher, Subscription};
 pub use host::NAMES;

@@ -2,12 +2,14 @@
 //! act on it.
 
 use libmig::api::{Code, Failure, JobId, NodeName, Reply, Request, Target, WhereReport};
+use libmig::sys::HostPid;
 use tokio::task::JoinSet;
 
 use super::Caller;
 use crate::daemon::Daemon;
 use crate::jobs::record::Place;
 use crate::jobs::registry::{JobView, no_such};
+use crate::moves;
 use crate::peer::answer::FORWARD_MAX;
 use crate::peer::message::{Answer, Question};
 
@@ -32,13 +34,35 @@ pub(crate) async fn resolve(
             Some(found) => return Ok(found),
             None => return Ok(job.clone()),
         },
-        Target::Pid(pid) => return of_process(*pid),
+        Target::Pid(pid) => {
+            return of_process(daemon, *pid)?.ok_or_else(|| {
+                Failure::new(
+                    Code::NotFound,
+                    format!("process {pid} is not part of a job"),
+                )
+                .hint("`mig move` makes it one")
+            });
+        }
         Target::Name(name) => name,
     };
     anywhere(daemon, caller.uid, name).await.ok_or_else(|| {
         Failure::new(Code::NotFound, format!("you have no job named `{name}`"))
             .hint("`mig ps` lists your jobs")
     })
+}
+
+/// A process of this node that is part of no job, if that is what `target` means.
+///
+/// # Errors
+/// There is no such process.
+pub(crate) fn foreign(daemon: &Daemon, target: &Target) -> Result<Option<HostPid>, Failure> {
+    match target {
+        Target::Pid(pid) => Ok(match of_process(daemon, *pid)? {
+            Some(_) => None,
+            None => Some(HostPid::new(*pid)),
+        }),
+        Target::Job(_) | Target::Name(_) => Ok(None),
+    }
 }
 
 /// Which job of this node has this name for this user. For root: of any user,
@@ -88,15 +112,9 @@ async fn anywhere(daemon: &Daemon, uid: u32, name: &str) -> Option<JobId> {
     None
 }
 
-/// The job whose capsule the process is in, by its cgroup: `.../mig/<job>/job`.
-fn of_process(pid: i32) -> Result<JobId, Failure> {
-    let none = || {
-        Failure::new(
-            Code::NotFound,
-            format!("process {pid} is not part of a job"),
-        )
-        .hint("only what `mig exec` started can be moved")
-    };
+/// The job whose capsule the process is in, by its cgroup: `.../mig/<job>/job`;
+/// or the one in whose first process' place it is.
+fn of_process(daemon: &Daemon, pid: i32) -> Result<Option<JobId>, Failure> {
     let path = format!("/proc/{pid}/cgroup");
     let text = std::fs::read_to_string(path).map_err(|_| {
         Failure::new(
@@ -111,10 +129,10 @@ fn of_process(pid: i32) -> Result<JobId, Failure> {
             && root == Some("mig")
             && let Some(job) = job.and_then(|job| job.parse().ok())
         {
-            return Ok(job);
+            return Ok(Some(job));
         }
     }
-    Err(none())
+    Ok(moves::foreign::stands_for(daemon, HostPid::new(pid)))
 }
 
 /// Where a request about a job is to be worked on.

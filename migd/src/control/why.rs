@@ -4,6 +4,7 @@ use libmig::api::{Code, Failure, JobId, NodeName, Obstacle, Reply, Request, Targ
 
 use libmig::image::NeededFile;
 use libmig::inspect::cpu::CpuFeatures;
+use libmig::sys::HostPid;
 
 use super::Caller;
 use super::target::{self, Route};
@@ -18,6 +19,9 @@ pub(super) async fn handle(
     asked: Target,
     to: Option<NodeName>,
 ) -> Result<Reply, Failure> {
+    if let Some(process) = target::foreign(daemon, &asked)? {
+        return of_process(daemon, process, caller, to).await;
+    }
     let job = target::resolve(daemon, caller, &asked).await?;
     let view = match target::route(daemon, caller, &job).await? {
         Route::Here(view) => view,
@@ -38,11 +42,7 @@ pub(super) async fn handle(
         .await
         .map_err(|error| Failure::from_error(Code::Failed, "the look at it failed", &error))??;
     if let Some(to) = &to {
-        let there = match destination_obstacle(daemon, to) {
-            Some(obstacle) => vec![obstacle],
-            None => ask(daemon, to, &job, view.record.uid, files).await?,
-        };
-        obstacles.extend(there);
+        obstacles.extend(there(daemon, to, &job, view.record.uid, files).await?);
     }
     if let Some(leaving) = view.leaving {
         obstacles.push(Obstacle {
@@ -65,6 +65,54 @@ pub(super) async fn handle(
         movable,
         obstacles,
     }))
+}
+
+/// The same for the tree of a process that is part of no job.
+async fn of_process(
+    daemon: &Daemon,
+    process: HostPid,
+    caller: Caller,
+    to: Option<NodeName>,
+) -> Result<Reply, Failure> {
+    let look = tokio::task::spawn_blocking(move || moves::foreign::look(process, caller.uid));
+    let looked = look
+        .await
+        .map_err(|error| Failure::from_error(Code::Failed, "the look at it failed", &error))?;
+    let (uid, files, mut obstacles) = match looked {
+        Ok((uid, Look { obstacles, files })) => (uid, files, obstacles),
+        // What makes it no job at all is an obstacle like others.
+        Err(failure) if !failure.obstacles.is_empty() => (caller.uid, vec![], failure.obstacles),
+        Err(failure) => return Err(failure),
+    };
+    if let Some(to) = &to {
+        // No job has this number.
+        let job = JobId {
+            home: daemon.node().clone(),
+            number: u64::MAX,
+        };
+        obstacles.extend(there(daemon, to, &job, uid, files).await?);
+    }
+    Ok(Reply::Why(WhyReport {
+        job: None,
+        from: daemon.node().clone(),
+        to,
+        movable: obstacles.is_empty(),
+        obstacles,
+    }))
+}
+
+/// What is in the way at the destination.
+async fn there(
+    daemon: &Daemon,
+    to: &NodeName,
+    job: &JobId,
+    uid: u32,
+    files: Vec<NeededFile>,
+) -> Result<Vec<Obstacle>, Failure> {
+    match destination_obstacle(daemon, to) {
+        Some(obstacle) => Ok(vec![obstacle]),
+        None => ask(daemon, to, job, uid, files).await,
+    }
 }
 
 /// What the destination has against the job.

@@ -252,6 +252,28 @@ impl Jobs {
 /// commit. At the destination: [`Jobs::reserve`], [`Jobs::journal_built`],
 /// [`Jobs::journal_live`]; [`Jobs::arrival_gone`] at any point before `live`.
 impl Jobs {
+    /// As [`Jobs::create`], for a process that runs already.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(crate) fn create_blocking(
+        &self,
+        uid: u32,
+        user: String,
+        command: String,
+    ) -> Ruled<JobRecord> {
+        self.call_blocking(move |r| r.create(uid, user, None, command, false))
+    }
+
+    /// As [`Jobs::forget`].
+    ///
+    /// # Errors
+    /// When the disk fails: it is listed still.
+    pub(crate) fn forget_blocking(&self, job: &JobId) -> Ruled<()> {
+        let job = job.clone();
+        self.call_blocking(move |r| r.forget(&job))
+    }
+
     /// A move away begins: returns the record that travels and the epoch.
     ///
     /// # Errors

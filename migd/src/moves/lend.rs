@@ -35,7 +35,10 @@ pub(super) fn lend(local: &Local, image: &JobImage) {
             warn!(job = %local.job, %lock, "a lock cannot be shared before it is handed over");
         }
     }
+    // A process that is to go on as another program must not die with this daemon:
+    // its locks are free for a moment.
     if !own.is_empty()
+        && local.adopted.is_none()
         && let Err(error) = lend_own(local, &own)
     {
         warn!(job = %local.job, %error, "locks cannot be shared before they are handed over");
@@ -43,7 +46,7 @@ pub(super) fn lend(local: &Local, image: &JobImage) {
 }
 
 fn lend_description(local: &Local, lock: &FileLock) -> Option<()> {
-    let tree = inspect::process::tree(local.init);
+    let tree = inspect::process::tree(local.scope());
     let (host, _) = tree.iter().find(|(_, pid)| *pid == lock.pid)?;
     let pidfd = pidfd_open(Pid::from_raw(host.raw())?, PidfdFlags::empty()).ok()?;
     let file = pidfd_getfd(pidfd.as_fd(), lock.number, PidfdGetfdFlags::empty()).ok()?;

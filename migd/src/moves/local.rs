@@ -5,16 +5,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use libmig::api::{Code, Failure, JobId};
-use libmig::image::Stdio;
+use libmig::image::{Pid, Stdio};
 use libmig::inspect::fd;
+use libmig::inspect::process::Scope;
 use libmig::inspect::stdio::{CapsuleStdio, Console, StdioEnd};
 use libmig::restore::RestoreHost;
 use libmig::sys::HostPid;
 use libmig::sys::cgroup::JobGroup;
 use tracing::warn;
 
-use migd::capsule::{Handle, Info};
+use migd::capsule::{Handle, Info, PipeId};
 
+use super::adopted::Adopted;
 use super::locks::Claims;
 use super::names;
 use crate::daemon::Daemon;
@@ -30,6 +32,8 @@ pub(super) struct Local {
     pub(super) group: JobGroup,
     pub(super) init: HostPid,
     pub(super) info: Info,
+    /// Not yet in this capsule, and never to be.
+    pub(super) adopted: Option<Adopted>,
 }
 
 impl Local {
@@ -52,7 +56,9 @@ impl Local {
         });
         let (info, init, cgroup) = known.map_err(|error| broken(&job, &error))?;
         let group = JobGroup::new(cgroup.clone());
+        let adopted = capsule.attach_path().parent().and_then(Adopted::read);
         Ok(Local {
+            adopted,
             job,
             capsule,
             cgroup,
@@ -67,8 +73,31 @@ impl Local {
         &self.job.home == daemon.node()
     }
 
+    /// Its processes here.
+    pub(super) fn scope(&self) -> Scope {
+        let below = Scope::Below(self.init);
+        self.adopted.as_ref().map_or(below, Adopted::scope)
+    }
+
+    /// The main program, in the capsule.
+    pub(super) fn main(&self) -> Option<Pid> {
+        let adopted = self.adopted.as_ref().map(|adopted| adopted.root().raw());
+        adopted.or(self.info.main)
+    }
+
+    /// Standard streams that are pipes of others.
+    pub(super) fn pipes(&self) -> [Option<PipeId>; 3] {
+        self.adopted
+            .as_ref()
+            .map_or(self.info.pipes, Adopted::pipes)
+    }
+
     /// The job's ties to the world outside of its capsule.
     pub(super) fn stdio(&mut self) -> Result<CapsuleStdio, Failure> {
+        if let Some(adopted) = &self.adopted {
+            let ties = adopted.stdio();
+            return ties.map_err(|error| host(&self.job, "it cannot be looked at", &error));
+        }
         const STREAMS: [Stdio; 3] = [Stdio::In, Stdio::Out, Stdio::Err];
         let streams = STREAMS.into_iter().zip(self.info.pipes);
         let ends = streams.filter_map(|(stream, pipe)| {
@@ -86,7 +115,11 @@ impl Local {
                     .capsule
                     .console_master()
                     .map_err(|error| broken(&self.job, &error.into()))?;
-                Some(Console { index, master })
+                Some(Console {
+                    index,
+                    master,
+                    outside: None,
+                })
             }
             None => None,
         };
@@ -169,12 +202,15 @@ impl Local {
     }
 
     /// Source: the destination runs it; destroys the frozen copy.
-    pub(super) fn reap(mut self, epoch: u64) -> Result<(), Failure> {
+    pub(super) fn reap(mut self, daemon: &Daemon, epoch: u64) -> Result<(), Failure> {
         names::remove_left(&self);
         // The ID of a guest's init is anybody's once it has ended.
         let root = libmig::inspect::fd::root(self.init).ok();
         if let Err(error) = self.capsule.depart_commit(epoch) {
             warn!(job = %self.job, %error, "the capsule's init knows of no departure");
+        }
+        if let Some(adopted) = &self.adopted {
+            return adopted.leave_place(daemon);
         }
         self.end_processes()?;
         if let Some(root) = root {
@@ -237,6 +273,6 @@ pub(super) fn broken(job: &JobId, error: &anyhow::Error) -> Failure {
     )
 }
 
-fn host(job: &JobId, what: &str, error: &std::io::Error) -> Failure {
+pub(super) fn host(job: &JobId, what: &str, error: &std::io::Error) -> Failure {
     Failure::from_error(Code::Host, format!("job {job}: {what}"), error)
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
 use libmig::image::NeededFile;
+use libmig::inspect::process::Scope;
+use libmig::inspect::stdio::CapsuleStdio;
 use libmig::inspect::{self, files::FileSource};
 use libmig::sys::HostPid;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -29,9 +31,17 @@ const REST: Duration = Duration::from_millis(3);
 /// The tree. It runs while we look, and we see it neither at once nor twice the same:
 /// an obstacle that is not there in every look passes by itself.
 pub(super) fn at(local: &mut Local) -> Result<Look, Failure> {
+    of(local.scope(), || local.stdio())
+}
+
+/// The same for any tree, with its ties to others.
+pub(super) fn of(
+    scope: Scope,
+    mut ties: impl FnMut() -> Result<CapsuleStdio, Failure>,
+) -> Result<Look, Failure> {
     let mut files = Vec::new();
     let look = || {
-        let look = instant(local)?;
+        let look = instant(scope, &ties()?);
         files = look.files;
         Ok(look.obstacles)
     };
@@ -63,10 +73,9 @@ fn lasting<E>(
 }
 
 /// The tree at this instant.
-fn instant(local: &mut Local) -> Result<Look, Failure> {
-    let stdio = local.stdio()?;
-    let tree = inspect::process::tree(local.init);
-    let mut obstacles = inspect::preflight::preflight_tree(local.init);
+fn instant(scope: Scope, stdio: &CapsuleStdio) -> Look {
+    let tree = inspect::process::tree(scope);
+    let mut obstacles = inspect::preflight::preflight_tree(scope);
     // A process that ends while we look is no obstacle.
     let open: Vec<(HostPid, i32, OwnedFd)> = tree
         .into_iter()
@@ -83,9 +92,9 @@ fn instant(local: &mut Local) -> Result<Look, Failure> {
             pidfd: pidfd.as_fd(),
         })
         .collect();
-    obstacles.extend(inspect::files::preflight(&sources, &stdio));
-    let files = inspect::manifest::of(&sources, &stdio);
-    Ok(Look { obstacles, files })
+    obstacles.extend(inspect::files::preflight(&sources, stdio));
+    let files = inspect::manifest::of(&sources, stdio);
+    Look { obstacles, files }
 }
 
 #[cfg(test)]

@@ -12,10 +12,15 @@
 //! | `lend` | file locks of a copy that has been given up, shared with the destination |
 //! | `locks` | file locks that the copy at the source holds, for the destination |
 //! | `names` | names of its sockets, which they get or lose when the job has moved |
+//! | `foreign` | moves of processes that `mig exec` did not start: whose they are, what is in the way |
+//! | `adopted` | such a process and those below it, as a job that is about to leave |
+//! | `ties` | its standard streams and its terminal |
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
 pub(crate) mod admission;
+mod adopted;
 pub(crate) mod disk;
+pub(crate) mod foreign;
 mod incoming;
 mod lend;
 mod local;
@@ -23,6 +28,7 @@ mod locks;
 mod look;
 mod names;
 mod outgoing;
+mod ties;
 
 use std::time::Duration;
 
@@ -33,8 +39,9 @@ use tracing::{info, warn};
 use crate::control::Events;
 use crate::daemon::Daemon;
 use crate::jobs::record::{Arrival, Committed};
-use crate::jobs::settle;
+use crate::jobs::{settle, watch};
 use crate::peer::{BlockingTls, DialHello, Purpose, dial_move};
+use adopted::Adopted;
 use incoming::Incoming;
 use local::Local;
 pub(crate) use look::Look;
@@ -226,15 +233,21 @@ pub(crate) fn discard(daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure>
 /// Source: the destination runs it; destroys the frozen copy. Repeatable.
 pub(crate) fn reap(daemon: &Daemon, committed: &Committed) -> Result<(), Failure> {
     match Local::find(daemon, &committed.job) {
-        Ok(local) => local.reap(committed.epoch),
-        Err(_) => Ok(()),
+        Ok(local) => local.reap(daemon, committed.epoch),
+        Err(_) => match Adopted::read(&watch::folder(daemon, &committed.job)) {
+            Some(adopted) => adopted.leave_place(daemon),
+            None => Ok(()),
+        },
     }
 }
 
 /// Source: the job stays; lets whatever is frozen of it run. Repeatable, and
 /// harmless on a job that runs.
 pub(crate) fn resume(daemon: &Daemon, job: &JobId) -> Result<(), Failure> {
-    Local::find(daemon, job)?.resume()
+    match Adopted::read(&watch::folder(daemon, job)) {
+        Some(adopted) => adopted::undo(daemon, &adopted),
+        None => Local::find(daemon, job)?.resume(),
+    }
 }
 
 /// What stands in the way of a move of a job of this node, and what it needs elsewhere.

@@ -17,6 +17,7 @@ use libmig::migration::{JobError, SourceJob, failpoint};
 use libmig::transfer::{Offer, Proposal};
 use tracing::{error, warn};
 
+use super::foreign;
 use super::lend::lend;
 use super::local::Local;
 use super::look::{self, Look};
@@ -24,7 +25,7 @@ use super::names;
 use crate::control::Events;
 use crate::daemon::Daemon;
 use crate::jobs::record::{Committed, JobRecord};
-use crate::jobs::settle;
+use crate::jobs::{settle, watch};
 
 /// A job of this node that is to leave it.
 pub(super) struct Outgoing<'a> {
@@ -79,7 +80,7 @@ impl<'a> Outgoing<'a> {
 
     /// Duplicates of the pipes of `mig exec` as the frozen job holds them.
     fn originals(&mut self) -> [Option<OwnedFd>; 3] {
-        let pipes = self.local().info.pipes;
+        let pipes = self.local().pipes();
         let frozen = self.frozen.as_ref().expect("captured while frozen");
         pipes.map(|pipe| {
             let pipe = pipe?;
@@ -148,8 +149,8 @@ impl SourceJob for Outgoing<'_> {
                 obstacles,
             });
         }
-        let size = libmig::inspect::process::size(local.init);
-        let main = local.info.main.ok_or("the job has ended")?;
+        let size = libmig::inspect::process::size(local.scope());
+        let main = local.main().ok_or("the job has ended")?;
         let offer = Offer {
             job: record.id.to_string(),
             epoch,
@@ -163,7 +164,7 @@ impl SourceJob for Outgoing<'_> {
             started: record.started_unix,
             cpu_ms: record.cpu_ms_elsewhere,
             main,
-            console: local.info.console,
+            console: local.stdio()?.console.map(|console| console.index),
             processes: size.processes,
             highest_tid: size.highest_tid,
             memory_bytes: size.resident_bytes,
@@ -174,25 +175,38 @@ impl SourceJob for Outgoing<'_> {
     }
 
     fn gone(&mut self, files: &[NeededFile]) -> Vec<Obstacle> {
-        let root = fd::root(self.local().init);
+        let root = fd::root(self.local().scope().keeper());
         root.map_or_else(|_| Vec::new(), |root| manifest::outdated(&root, files))
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {
-        let init = self.local().init;
-        self.frozen = Some(capture::freeze(init).map_err(capturing)?);
+        let scope = self.local().scope();
+        self.frozen = Some(capture::freeze(scope).map_err(capturing)?);
         Ok(())
     }
 
     fn capture(&mut self) -> Result<Vec<u8>, JobError> {
         let stdio = self.local().stdio()?;
         let originals = self.originals();
+        let frozen = self.frozen.as_ref().expect("captured while frozen");
+        let local = self
+            .local
+            .as_mut()
+            .expect("taken only when the job is reaped");
+        if let Some(adopted) = &mut local.adopted {
+            foreign::owner(adopted.scope(), adopted.caller)?;
+            adopted.introduce(&mut local.capsule, frozen, &stdio)?;
+        }
         let state = self.local().capsule.depart_prepare(originals)?;
         self.departing = true;
         let frozen = self.frozen.as_mut().expect("captured while frozen");
         let unlinked = &mut self.unlinked;
         let captured = frozen.capture(|live, shared| tables(live, &stdio, shared, unlinked));
-        self.captured = Some(captured.map_err(capturing)?);
+        let mut captured = captured.map_err(capturing)?;
+        if let Some(adopted) = &mut self.local().adopted {
+            adopted.settle(&mut captured.image, &stdio);
+        }
+        self.captured = Some(captured);
         Ok(state)
     }
 
@@ -215,10 +229,17 @@ impl SourceJob for Outgoing<'_> {
         self.held = true;
         let local = self
             .local
-            .as_ref()
+            .as_mut()
             .expect("taken only when the job is reaped");
         let frozen = self.frozen.as_ref().expect("held while frozen");
-        frozen.hold(&local.group).map_err(capturing)
+        let held = match &mut local.adopted {
+            Some(adopted) => {
+                let folder = watch::folder(self.daemon, &self.record.id);
+                adopted.hold(&folder, frozen, &local.group)
+            }
+            None => frozen.hold(&local.group),
+        };
+        held.map_err(capturing)
     }
 
     fn thaw(&mut self) {
@@ -226,8 +247,12 @@ impl SourceJob for Outgoing<'_> {
             .local
             .as_mut()
             .expect("taken only when the job is reaped");
+        let thaw = || match &local.adopted {
+            Some(adopted) => adopted.put_back(),
+            None => local.group.thaw(),
+        };
         if self.held
-            && let Err(error) = local.group.thaw()
+            && let Err(error) = thaw()
         {
             error!(job = %self.record.id, %error, "a job that was not moved cannot be thawed");
         }
@@ -268,7 +293,7 @@ impl SourceJob for Outgoing<'_> {
         self.captured = None;
         self.unlinked = UnlinkedContents::default();
         let local = self.local.take().ok_or("it has been reaped before")?;
-        Ok(local.reap(epoch)?)
+        Ok(local.reap(self.daemon, epoch)?)
     }
 
     fn reap(&mut self, epoch: u64) {
@@ -278,7 +303,7 @@ impl SourceJob for Outgoing<'_> {
             .map_err(|JobError { error, .. }| {
                 Failure::new(libmig::api::Code::Failed, error.to_string())
             })
-            .and_then(|()| local.map_or(Ok(()), |local| local.reap(epoch)))
+            .and_then(|()| local.map_or(Ok(()), |local| local.reap(self.daemon, epoch)))
             .and_then(|()| self.daemon.jobs.journal_gone(&job, epoch));
         if let Err(failure) = reaped {
             warn!(%job, %failure, causes = ?failure.causes, "the copy of a job that has left is not gone yet");

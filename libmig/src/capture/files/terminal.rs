@@ -12,8 +12,8 @@ use super::{
     table::{Found, Table},
 };
 use crate::{
-    image::{Tty, TtyId},
-    inspect::{fd::Kind, files, refusal},
+    image::{INIT, Tty, TtyId},
+    inspect::{fd::Kind, files, refusal, stdio::Outside},
     sys::{tty, tty_queue},
 };
 
@@ -116,6 +116,11 @@ impl<'a> Terminals<'a> {
 
     fn tty(&self, terminal: &Terminal<'_>) -> io::Result<Tty> {
         let index = terminal.index;
+        if let Some(console) = self.stdio.console.as_ref().filter(|c| c.index == index)
+            && let Some(outside) = console.outside
+        {
+            return self.outside(terminal, &console.master, outside);
+        }
         let master = self.master(index).ok_or(io::ErrorKind::NotFound)?;
         let console = self.console(index).is_some();
         let slave_open = terminal.slave.is_some();
@@ -151,6 +156,32 @@ impl<'a> Terminals<'a> {
             output,
             slave_open,
             hung_up: !slave_open && hung_up(master)?,
+        })
+    }
+
+    /// The terminal where the tree was started, to be one of a capsule: what lies in its
+    /// queues stays with whoever has the master.
+    fn outside(
+        &self,
+        terminal: &Terminal<'_>,
+        slave: &OwnedFd,
+        outside: Outside,
+    ) -> io::Result<Tty> {
+        Ok(Tty {
+            index: terminal.index,
+            console: true,
+            termios: tty::modes_to_bytes(&tty::modes(slave)?),
+            window: tty::window(slave)?,
+            session: if outside.controls { INIT } else { 0 },
+            foreground: outside.foreground,
+            locked: false,
+            packet_mode: false,
+            exclusive: false,
+            owner: self.node(terminal)?,
+            input: Vec::new(),
+            output: Vec::new(),
+            slave_open: terminal.slave.is_some(),
+            hung_up: false,
         })
     }
 

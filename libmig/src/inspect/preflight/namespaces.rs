@@ -7,7 +7,11 @@ use super::{
     subject::{Finding, Subject},
     tasks,
 };
-use crate::{image::Pid, inspect::process, sys::HostPid};
+use crate::{
+    image::Pid,
+    inspect::process::{self, Scope},
+    sys::HostPid,
+};
 
 /// Links of `/proc/TID/ns` that are the init's in every thread of the job,
 /// and their names for people. After a move the clocks of a job are in a time
@@ -42,8 +46,13 @@ pub(super) struct Home {
 }
 
 impl Home {
-    pub(super) fn of(init: HostPid, tree: &[(HostPid, Pid)]) -> Self {
-        let group = group(init);
+    pub(super) fn of(scope: Scope, tree: &[(HostPid, Pid)]) -> Self {
+        let init = scope.keeper();
+        // Without a capsule any group is as good as another.
+        let group = match scope {
+            Scope::Below(init) => group(init),
+            Scope::From(_) => None,
+        };
         Self {
             namespaces: OF_CAPSULE
                 .iter()
@@ -90,11 +99,11 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
 }
 
 /// Its parent is the init or another process of the job.
-pub(super) fn check_parent(subject: &mut Subject, init: HostPid, tree: &[(HostPid, Pid)]) {
+pub(super) fn check_parent(subject: &mut Subject, scope: Scope, tree: &[(HostPid, Pid)]) {
     let host = subject.host;
     let member = |tree: &[(HostPid, Pid)]| tree.iter().any(|(member, _)| *member == host);
     // It may be younger than the list.
-    if member(tree) || member(&process::tree(init)) || process::stat(host).is_err() {
+    if member(tree) || member(&process::tree(scope)) || process::stat(host).is_err() {
         return;
     }
     subject.refuse_process(stranger());

@@ -6,20 +6,64 @@ use std::collections::BTreeSet;
 use super::{Status, children, status, threads};
 use crate::{image::Pid, inspect::text, sys::HostPid};
 
+/// Which processes are to move.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All below a capsule's init, which stays.
+    Below(HostPid),
+    /// A process that no capsule holds, and all below it.
+    From(HostPid),
+}
+
+impl From<HostPid> for Scope {
+    fn from(init: HostPid) -> Self {
+        Self::Below(init)
+    }
+}
+
+impl Scope {
+    /// Where the tree begins, whether that moves or not.
+    #[must_use]
+    pub const fn top(self) -> HostPid {
+        match self {
+            Self::Below(top) | Self::From(top) => top,
+        }
+    }
+
+    /// Whose namespaces and root directory the tree is measured by: the
+    /// capsule's init, or, where there is no capsule, this daemon.
+    #[must_use]
+    pub fn keeper(self) -> HostPid {
+        match self {
+            Self::Below(init) => init,
+            Self::From(_) => HostPid::own(),
+        }
+    }
+
+    /// Leaves the top away where it does not move.
+    pub(crate) fn without_init(self, mut found: Vec<HostPid>) -> Vec<HostPid> {
+        if matches!(self, Self::Below(_)) {
+            found.remove(0);
+        }
+        found
+    }
+}
+
 /// How often to look before a tree that will not hold still is taken as it is.
 const LOOKS: usize = 8;
 
-/// The processes below `init`, parents before children: the ID here and the
-/// ID in the capsule. Zombies are among them, the init is not. What ends while
+/// The processes of a scope, parents before children: the ID here and the
+/// ID in the capsule. Zombies are among them, a capsule's init is not. What ends while
 /// this looks is left out.
 #[must_use]
-pub fn tree(init: HostPid) -> Vec<(HostPid, Pid)> {
-    let level = level(init);
+pub fn tree(scope: impl Into<Scope>) -> Vec<(HostPid, Pid)> {
+    let scope = scope.into();
+    let level = level(scope.keeper());
     // A process whose parent ends between two looks hangs on the init, whose
     // children have been read by then: only two equal looks are the truth.
-    let mut found = below(init);
+    let mut found = members(scope);
     for _ in 0..LOOKS {
-        let again = below(init);
+        let again = members(scope);
         if again == found {
             break;
         }
@@ -45,12 +89,13 @@ pub struct Size {
     pub resident_bytes: u64,
 }
 
-/// The size of the tree below `init`, at this instant.
+/// The size of the tree of a scope, at this instant.
 #[must_use]
-pub fn size(init: HostPid) -> Size {
-    let level = level(init);
+pub fn size(scope: impl Into<Scope>) -> Size {
+    let scope = scope.into();
+    let level = level(scope.keeper());
     let mut size = Size::default();
-    for (host, pid) in tree(init) {
+    for (host, pid) in tree(scope) {
         size.processes += 1;
         size.highest_tid = size.highest_tid.max(pid);
         size.resident_bytes = size.resident_bytes.saturating_add(resident_bytes(host));
@@ -80,17 +125,17 @@ pub(in crate::inspect) fn id_at(ids: &[i32], level: usize) -> Option<Pid> {
     ids.get(level).copied()
 }
 
-fn below(init: HostPid) -> Vec<HostPid> {
-    let mut found = vec![init];
-    let mut seen = BTreeSet::from([init]);
+fn members(scope: Scope) -> Vec<HostPid> {
+    let top = scope.top();
+    let mut found = vec![top];
+    let mut seen = BTreeSet::from([top]);
     let mut next = 0;
     while let Some(parent) = found.get(next).copied() {
         next += 1;
         let born = children(parent).unwrap_or_default();
         found.extend(born.into_iter().filter(|child| seen.insert(*child)));
     }
-    found.remove(0);
-    found
+    scope.without_init(found)
 }
 
 /// Field 2 of statm; 0 when the process is gone.
@@ -135,6 +180,11 @@ mod tests {
         let child: i32 = line.trim().parse().unwrap();
         let pids: Vec<i32> = tree(init).iter().map(|(host, _)| host.raw()).collect();
         assert_eq!(pids, [child]);
+        let whole: Vec<i32> = tree(Scope::From(init))
+            .iter()
+            .map(|(h, _)| h.raw())
+            .collect();
+        assert_eq!(whole, [init.raw(), child]);
         let size = size(init);
         assert_eq!(size.processes, 1);
         assert!(size.highest_tid >= child);

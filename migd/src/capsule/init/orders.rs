@@ -16,9 +16,9 @@ use libmig::{
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open};
 
-use super::{Init, MAX_CTLS};
+use super::{Init, MAX_CTLS, Place};
 use crate::capsule::{
-    ctl::{Event, Info, Reply, Request},
+    ctl::{Adopt, Event, Info, Reply, Request},
     fdstream::FdStream,
     relay::Control,
 };
@@ -147,6 +147,14 @@ impl Init {
                 self.collected = true;
                 done
             }
+            Request::Adopt(adopt) => {
+                let place = fds.pop().context("the pidfd of its place is missing")?;
+                self.adopt(&adopt, place).map(|()| done)?
+            }
+            Request::Orphan => {
+                self.caller = None;
+                done
+            }
         })
     }
 
@@ -201,6 +209,18 @@ impl Init {
                 std::process::exit(127)
             }
         }
+    }
+
+    /// Becomes the init of a job that is here without a capsule, until it leaves.
+    fn adopt(&mut self, adopt: &Adopt, place: OwnedFd) -> Result<()> {
+        let fresh = self.place != Place::Away && self.children.main().is_none();
+        ensure!(fresh && self.pending.is_none(), "the job has a capsule");
+        self.place = Place::Home;
+        self.pipe_ids = adopt.pipes;
+        self.has_terminal = adopt.has_terminal;
+        self.children.set_stopped(adopt.stopped);
+        self.caller = Some(place);
+        Ok(())
     }
 
     /// The daemon says which process the main program is.
