@@ -166,6 +166,14 @@ fn place(root: HostPid, owner: u32) -> Vec<Obstacle> {
             "start it with `mig exec`",
         );
     }
+    let mut threads = process::threads(root).into_iter().flatten();
+    if threads.any(|thread| process::status(thread).is_ok_and(|status| status.seccomp != 0)) {
+        refuse(
+            "seccomp restricts its system calls, and mig, which would take its place, needs others"
+                .into(),
+            "start it with `mig exec`",
+        );
+    }
     match adopted::program() {
         Ok(mig) if may_run(owner, &mig) => {}
         Ok(mig) => refuse(
