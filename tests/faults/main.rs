@@ -56,6 +56,7 @@ fn what_waits_in_sockets_is_there_after_a_move_that_failed() {
         strike_all(fault, WITH_SOCKETS, "sockets-messages", 1);
         strike_all(fault, WITH_SOCKETS, "sockets-abstract", 2);
         strike_all(fault, WITH_SOCKETS, "sockets-path", 2);
+        strike_all(fault, WITH_SOCKETS, "inet-served", 4);
     }
 }
 

@@ -129,7 +129,7 @@ fn what_only_the_build_finds_is_told_by_its_name() {
 #[test]
 fn what_cannot_leave_is_named_also_when_the_destination_is_down() {
     let lab = Lab::up(2);
-    let job = start(&lab, "socket", "exec 3<>/dev/udp/127.0.0.1/9");
+    let job = start(&lab, "socket", "exec 3<>/dev/tcp/10.77.0.1/7440");
     lab.node("n2").kill_migd();
     let refused = job.try_move("n2");
     assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{SharedId, UnixSocket};
+use super::{InetSocket, SharedId, UnixSocket};
 
 /// Index into [`super::JobImage::files`].
 pub type FileId = u32;
@@ -97,6 +97,8 @@ pub enum FileObject {
     Unix(Box<UnixSocket>),
     /// inotify_init(2); its watches by rising number.
     Inotify(Vec<InotifyWatch>),
+    /// A TCP or UDP socket.
+    Inet(Box<InetSocket>),
 }
 
 /// A watch of inotify(7).

@@ -5,6 +5,7 @@
 //! published: postcard is not self-describing (see docs/wire.md).
 
 mod files;
+mod inet;
 mod locks;
 mod manifest;
 mod memory;
@@ -13,6 +14,7 @@ mod shm;
 mod sockets;
 
 pub use files::*;
+pub use inet::*;
 pub use locks::*;
 pub use manifest::*;
 pub use memory::*;

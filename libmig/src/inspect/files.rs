@@ -13,6 +13,7 @@ use rustix::{
 
 use super::{
     fd::{self, Kind, Seen},
+    inet_socket,
     proc_file::About,
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
@@ -21,7 +22,7 @@ use super::{
 use crate::{
     api::Obstacle,
     image::Pid,
-    sys::{HostPid, tty},
+    sys::{HostPid, socket, tty},
 };
 
 /// A process whose descriptors are looked at.
@@ -90,6 +91,8 @@ struct Survey<'a> {
     /// Unix sockets by inode.
     sockets: BTreeMap<u32, unix_socket::Socket>,
     socket_holders: BTreeMap<u32, Holder>,
+    /// TCP and UDP sockets by inode.
+    inets: BTreeMap<u32, inet_socket::Inet>,
 }
 
 impl<'a> Survey<'a> {
@@ -106,6 +109,7 @@ impl<'a> Survey<'a> {
             slaves: BTreeMap::new(),
             sockets: BTreeMap::new(),
             socket_holders: BTreeMap::new(),
+            inets: BTreeMap::new(),
         }
     }
 
@@ -188,6 +192,14 @@ impl<'a> Survey<'a> {
         let Ok(copy) = self.processes[process].duplicate(seen.number) else {
             return;
         };
+        if socket::option(&copy, libc::SO_DOMAIN).is_ok_and(|domain| domain != libc::AF_UNIX) {
+            match inet_socket::look(&copy) {
+                Ok(found) => _ = self.inets.insert(inode, found),
+                Err(refusal) => self.refuse(process, &seen, &refusal),
+            }
+            self.socket_holders.insert(inode, Holder { process, seen });
+            return;
+        }
         match unix_socket::look(&copy, seen.stat.st_ino, self.root.as_ref()) {
             Ok(found) => {
                 self.sockets.insert(inode, found);
@@ -221,6 +233,14 @@ impl<'a> Survey<'a> {
     }
 
     fn stray_sockets(&mut self) {
+        let inets = std::mem::take(&mut self.inets);
+        for (inode, socket) in &inets {
+            if let Some(refusal) = inet_socket::strayed(socket, &inets)
+                && let Some(holder) = self.socket_holders.get(inode).cloned()
+            {
+                self.refuse(holder.process, &holder.seen, &refusal);
+            }
+        }
         let sockets = std::mem::take(&mut self.sockets);
         for (inode, socket) in &sockets {
             let holder = self.socket_holders.get(inode).cloned();
@@ -396,9 +416,14 @@ mod tests {
         child.wait().unwrap();
     }
 
+    fn socket_of_netlink() -> OwnedFd {
+        use rustix::net::{AddressFamily, SocketType};
+        rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None).unwrap()
+    }
+
     #[test]
     fn what_belongs_to_this_node_is_named() {
-        let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let socket = socket_of_netlink();
         assert!(refusal_of(socket).contains("(socket)"));
         let other = std::fs::File::open("/proc/self/status").unwrap();
         assert!(

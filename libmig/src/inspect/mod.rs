@@ -7,6 +7,7 @@ pub mod cpu;
 pub mod fd;
 pub mod fdinfo;
 pub mod files;
+pub mod inet_socket;
 pub mod inotify;
 pub mod load;
 pub mod lock;

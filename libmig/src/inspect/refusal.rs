@@ -58,12 +58,22 @@ pub(crate) fn locked(locks: &[String]) -> Refusal {
     }
 }
 
-/// A socket that is not of AF_UNIX.
+/// A socket that is neither of AF_UNIX nor TCP nor UDP.
 pub(crate) fn socket() -> Refusal {
     Refusal::new(
         "socket",
-        "network sockets cannot move yet",
+        "this kind of network socket cannot move yet",
         "move the job before it opens connections or after it has closed them",
+    )
+}
+
+/// A TCP connection whose other end is elsewhere.
+pub(crate) fn foreign_connection(remote: Option<std::net::SocketAddr>) -> Refusal {
+    let remote = remote.map_or_else(|| "nobody".to_owned(), |remote| remote.to_string());
+    Refusal::new(
+        "socket",
+        format!("it is connected to {remote}, which is not part of the job"),
+        "start both programs under one `mig exec`, or move when the connection is closed",
     )
 }
 

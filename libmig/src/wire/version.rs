@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 13. TCP and UDP sockets.
 //! 12. PR_SET_MDWE.
 //! 11. Watches of inotify.
 //! 10. /dev/shm, and mapped files without a name.
@@ -14,9 +15,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 12;
+pub const NEWEST: u16 = 13;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 12;
+pub const OLDEST: u16 = 13;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

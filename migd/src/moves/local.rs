@@ -19,6 +19,7 @@ use migd::capsule::{Handle, Info, PipeId};
 use super::adopted::Adopted;
 use super::locks::Claims;
 use super::names;
+use super::silence::silence;
 use crate::daemon::Daemon;
 use crate::jobs::registry::Relock;
 use crate::jobs::watch;
@@ -242,6 +243,7 @@ impl Local {
     /// A guest's init that has been told that the job is gone ends, its namespace with
     /// it, and the cgroup may be removed before we come to it.
     fn end_processes(&self) -> Result<(), Failure> {
+        silence(self);
         let ended = self
             .group
             .kill()

@@ -15,6 +15,7 @@
 //! | `foreign` | moves of processes that `mig exec` did not start: whose they are, what is in the way |
 //! | `adopted` | such a process and those below it, as a job that is about to leave |
 //! | `ties` | its standard streams and its terminal |
+//! | `silence` | the end of TCP connections of a copy that never runs again |
 //! | `local` | a job's capsule and cgroup on this node, for all of them |
 
 pub(crate) mod admission;
@@ -28,6 +29,7 @@ mod locks;
 mod look;
 mod names;
 mod outgoing;
+mod silence;
 mod ties;
 
 use std::time::Duration;

@@ -25,6 +25,7 @@ macro_rules! test_each_group {
             locks: "locks-";
             pipes: "pipes-";
             sockets: "sockets-";
+            internet: "inet-";
             events: "events-";
             watches: "watches-";
             terminals: "ptys-";

@@ -6,6 +6,7 @@
 
 mod epoll;
 mod error;
+mod inet;
 mod locks;
 mod object;
 mod owner;

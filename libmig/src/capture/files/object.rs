@@ -127,7 +127,10 @@ impl<'a> Objects<'a> {
             Kind::Signal => FileObject::Signal {
                 mask: info.signal_mask.unwrap_or_default(),
             },
-            Kind::Socket => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
+            Kind::Socket => match self.sockets.inets.capture(found) {
+                Some(socket) => FileObject::Inet(Box::new(socket?)),
+                None => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
+            },
             Kind::Inotify => FileObject::Inotify(self.watches(found)?),
             Kind::Epoll => {
                 FileObject::Epoll(epoll::interest(self.processes, self.table, file, found)?)

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{
     FileSource, FilesError,
+    inet::Inets,
     table::{self, Found, Table},
 };
 use crate::{
@@ -34,6 +35,8 @@ pub(super) struct Sockets<'a> {
     table: &'a Table,
     seen: BTreeMap<u32, Socket>,
     ids: BTreeMap<u32, FileId>,
+    /// Those that are not Unix sockets.
+    pub(super) inets: Inets,
 }
 
 impl<'a> Sockets<'a> {
@@ -43,13 +46,14 @@ impl<'a> Sockets<'a> {
             table,
             seen: BTreeMap::new(),
             ids: BTreeMap::new(),
+            inets: Inets::default(),
         }
     }
 
     /// Who is whose peer, before any is captured.
     pub(super) fn look(&mut self) -> Result<(), FilesError> {
         for (file, found) in (0..).zip(&self.table.files) {
-            if found.kind == Kind::Socket {
+            if found.kind == Kind::Socket && !self.inets.look(file, found)? {
                 let look = unix_socket::look(
                     &found.copy,
                     found.seen.stat.st_ino,

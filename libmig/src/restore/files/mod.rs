@@ -6,6 +6,7 @@
 
 mod error;
 mod fifo;
+mod inet;
 mod inotify;
 mod object;
 mod pipe;
@@ -104,6 +105,7 @@ pub fn open(
         files.push(opened);
     }
     let unlinked = objects.into_unlinked();
+    inet::connect(image, &mut files)?;
     Ok(Opened {
         files,
         unlinked,

@@ -16,7 +16,7 @@ use rustix::{
     fs::{Gid, Mode, OFlags, ResolveFlags, SeekFrom, Uid},
 };
 
-use super::{FilesError, pipe::Pipes, socket, terminal::Terminals, timer};
+use super::{FilesError, inet, pipe::Pipes, socket, terminal::Terminals, timer};
 use crate::{
     image::{FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, Stdio, UnlinkedFile},
     inspect::manifest,
@@ -180,6 +180,8 @@ impl<'a> Objects<'a> {
             | FileObject::Inotify(_) => counter(&description.object)?,
             // Its peer is not there yet: see `Opened::connect`.
             FileObject::Unix(state) => socket::alone(state)?,
+            // Connected when all are there.
+            FileObject::Inet(state) => inet::alone(state)?,
         };
         if !matches!(description.object, FileObject::Proc(_)) {
             finish(&opened, description)?;

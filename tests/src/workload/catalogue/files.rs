@@ -256,6 +256,45 @@ pub(super) const FILES: &[Workload] = &[
         &["order"],
     ),
     of(
+        "inet",
+        "inet-tcp",
+        &["--mode", "tcp"],
+        "TCP connections within a process, and a listener",
+        &["lost", "shut"],
+    )
+    .single(),
+    of(
+        "inet",
+        "inet-tcp6",
+        &["--mode", "tcp", "--v6", "1"],
+        "the same of IPv6",
+        &[],
+    )
+    .single(),
+    of(
+        "inet",
+        "inet-options",
+        &["--mode", "options"],
+        "options of TCP sockets",
+        &["option"],
+    )
+    .single(),
+    of(
+        "inet",
+        "inet-served",
+        &["--mode", "served"],
+        "a TCP server with clients that ask without a rest",
+        &["answer"],
+    ),
+    of(
+        "inet",
+        "inet-udp",
+        &["--mode", "udp"],
+        "UDP sockets",
+        &["peer"],
+    )
+    .single(),
+    of(
         "events",
         "events-eventfd",
         &["--mode", "eventfd"],

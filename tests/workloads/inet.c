@@ -1,0 +1,264 @@
+/* TCP and UDP sockets within a job.
+ *
+ * --mode tcp: listeners, connections with bytes both ways, half closed; --v6 1 for IPv6
+ * --mode options: options of connections and listeners
+ * --mode served: a server and its clients, each a process
+ * --mode udp: datagram sockets
+ */
+#include "workload.h"
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <sys/socket.h>
+
+#define HOLD (40 * WL_MS)
+union address {
+	struct sockaddr any;
+	struct sockaddr_in v4;
+	struct sockaddr_in6 v6;
+};
+
+static bool hold(void)
+{
+	bool more = true;
+	for (int64_t start = wl_now(); more && wl_now() - start < HOLD; wl_nap(WL_MS))
+		more = wl_tick();
+	return more;
+}
+
+static union address loopback(bool v6)
+{
+	union address where = { 0 };
+	if (v6) {
+		where.v6.sin6_family = AF_INET6;
+		where.v6.sin6_addr = in6addr_loopback;
+	} else {
+		where.v4.sin_family = AF_INET;
+		where.v4.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+	}
+	return where;
+}
+
+static union address name_of(int fd, bool peer)
+{
+	union address found = { 0 };
+	socklen_t size = sizeof found;
+	CHECK((peer ? getpeername(fd, &found.any, &size) : getsockname(fd, &found.any, &size)) == 0, "a name: %s",
+	      strerror(errno));
+	return found;
+}
+
+static int listening(union address *where)
+{
+	int fd = MUST(socket(where->any.sa_family, SOCK_STREAM, 0));
+	MUST(bind(fd, &where->any, sizeof *where));
+	MUST(listen(fd, 7));
+	*where = name_of(fd, false);
+	return fd;
+}
+
+static int reach(const union address *where, int kind)
+{
+	int fd = MUST(socket(where->any.sa_family, kind, 0));
+	CHECK(connect(fd, &where->any, sizeof *where) == 0, "connect: %s", strerror(errno));
+	return fd;
+}
+
+static void put(int fd, size_t length, uint64_t seed)
+{
+	static uint64_t words[1 << 14];
+	wl_fill(words, (length + 7) & ~7ul, seed);
+	CHECK(send(fd, words, length, 0) == (ssize_t)length, "send of %zu: %s", length, strerror(errno));
+}
+
+static void take(int fd, size_t length, uint64_t seed)
+{
+	static uint64_t words[1 << 14], bytes[1 << 14];
+	wl_fill(words, (length + 7) & ~7ul, seed);
+	ssize_t n = recv(fd, bytes, length, MSG_WAITALL);
+	CHECK(n == (ssize_t)length, "%zd bytes, not %zu: %s", n, length, n < 0 ? strerror(errno) : "");
+	CHECK(!memcmp(words, bytes, length), "contents of a socket");
+}
+
+static void want_nothing(int fd, bool ended)
+{
+	char byte;
+	ssize_t n = recv(fd, &byte, 1, MSG_DONTWAIT);
+	CHECK(ended ? n == 0 : n == -1 && errno == EAGAIN, "%zd at the end: %s", n, strerror(errno));
+}
+
+static void tcp(void)
+{
+	union address where = loopback(wl_num("v6", 0)), lost;
+	int listener = listening(&where), fresh = MUST(socket(AF_INET, SOCK_STREAM, 0));
+	lost = loopback(wl_num("v6", 0));
+	int gone = listening(&lost), kept = reach(&lost, SOCK_STREAM), other = MUST(accept(gone, NULL, NULL));
+	close(gone);
+	union address own = name_of(kept, false);
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		int client = reach(&where, SOCK_STREAM), server = MUST(accept(listener, NULL, NULL));
+		int half = reach(&where, SOCK_STREAM), closing = MUST(accept(listener, NULL, NULL));
+		put(client, 8000 + seed % 8, seed);
+		put(server, 30000, ~seed);
+		put(half, 500, seed);
+		MUST(shutdown(half, SHUT_WR));
+		put(closing, 300, ~seed);
+		put(kept, 16, seed);
+		if (wl_sabotage("lost"))
+			take(server, 8, seed);
+		if (wl_sabotage("shut"))
+			MUST(shutdown(client, SHUT_WR));
+		more = hold();
+		take(server, 8000 + seed % 8, seed);
+		take(client, 30000, ~seed);
+		want_nothing(server, false);
+		want_nothing(client, false);
+		take(closing, 500, seed);
+		want_nothing(closing, true);
+		take(half, 300, ~seed);
+		want_nothing(half, false);
+		put(closing, 8, seed);
+		take(half, 8, seed);
+		take(other, 16, seed);
+		union address named = name_of(other, true), local = name_of(kept, false);
+		CHECK(!memcmp(&named, &own, sizeof own) && !memcmp(&local, &own, sizeof own), "address of a connection");
+		named = name_of(listener, false);
+		CHECK(!memcmp(&named, &where, sizeof where), "address of a listener");
+		CHECK(send(fresh, "", 1, MSG_NOSIGNAL) == -1, "a fresh socket sends");
+		/* Whoever closes last leaves no address in use. */
+		struct linger now = { 1, 0 };
+		int all[] = { client, server, half, closing };
+		for (int i = 0; i < 4; i++) {
+			MUST(setsockopt(all[i], SOL_SOCKET, SO_LINGER, &now, sizeof now));
+			close(all[i]);
+		}
+	}
+}
+
+static int number(int fd, int level, int option)
+{
+	int value = -1;
+	socklen_t size = sizeof value;
+	MUST(getsockopt(fd, level, option, &value, &size));
+	return value;
+}
+
+static void set(int fd, int level, int option, int value)
+{
+	MUST(setsockopt(fd, level, option, &value, sizeof value));
+}
+
+static void options(void)
+{
+	union address where = loopback(false);
+	int listener = listening(&where), client = reach(&where, SOCK_STREAM), server = MUST(accept(listener, NULL, NULL));
+	int six = MUST(socket(AF_INET6, SOCK_STREAM, 0)), reused = number(listener, SOL_SOCKET, SO_REUSEADDR);
+	struct linger linger = { 1, 17 }, found;
+	socklen_t size = sizeof found;
+	set(six, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+	set(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT, 5);
+	set(client, IPPROTO_TCP, TCP_NODELAY, 1);
+	set(client, SOL_SOCKET, SO_KEEPALIVE, 1);
+	set(client, IPPROTO_TCP, TCP_KEEPIDLE, 77);
+	set(client, IPPROTO_TCP, TCP_USER_TIMEOUT, 12345);
+	set(client, SOL_SOCKET, SO_SNDBUF, 50000);
+	set(server, IPPROTO_IP, IP_TOS, 0x10);
+	MUST(setsockopt(server, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
+	int deferred = number(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT);
+	wl_ready();
+	for (bool more = true; more;) {
+		if (wl_sabotage("option"))
+			set(client, IPPROTO_TCP, TCP_NODELAY, 0);
+		more = hold();
+		CHECK(number(client, IPPROTO_TCP, TCP_NODELAY) == 1 && !number(server, IPPROTO_TCP, TCP_NODELAY), "NODELAY");
+		CHECK(number(client, SOL_SOCKET, SO_KEEPALIVE) == 1 && number(client, IPPROTO_TCP, TCP_KEEPIDLE) == 77, "KEEP");
+		CHECK(number(client, IPPROTO_TCP, TCP_USER_TIMEOUT) == 12345, "TCP_USER_TIMEOUT");
+		CHECK(number(client, SOL_SOCKET, SO_SNDBUF) == 100000, "SO_SNDBUF");
+		CHECK(number(server, IPPROTO_IP, IP_TOS) == 0x10, "IP_TOS");
+		CHECK(number(six, IPPROTO_IPV6, IPV6_V6ONLY) == 1, "IPV6_V6ONLY");
+		CHECK(number(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT) == deferred, "TCP_DEFER_ACCEPT");
+		CHECK(number(listener, SOL_SOCKET, SO_REUSEADDR) == reused, "SO_REUSEADDR");
+		MUST(getsockopt(server, SOL_SOCKET, SO_LINGER, &found, &size));
+		CHECK(found.l_onoff == 1 && found.l_linger == 17, "SO_LINGER");
+		put(client, 100, 1);
+		take(server, 100, 1);
+	}
+}
+
+/* Children ask, and the parent answers one after the other. */
+static void served(void)
+{
+	enum { CLIENTS = 3 };
+	union address where = loopback(false);
+	int listener = listening(&where), server[CLIENTS];
+	uint64_t word;
+	for (int i = 0; i < CLIENTS; i++) {
+		if (wl_fork() == 0) {
+			close(listener);
+			int client = reach(&where, SOCK_STREAM);
+			for (uint64_t asked = i;; asked += wl_mix(asked) % 1000) {
+				if (send(client, &asked, 8, MSG_NOSIGNAL) != 8 || recv(client, &word, 8, MSG_WAITALL) != 8)
+					_exit(asked == (uint64_t)i);
+				CHECK(word == wl_mix(asked), "an answer is wrong");
+			}
+		}
+		server[i] = MUST(accept(listener, NULL, NULL));
+	}
+	wl_ready();
+	while (wl_tick()) {
+		for (int i = 0; i < CLIENTS; i++) {
+			CHECK(recv(server[i], &word, 8, MSG_WAITALL) == 8, "a question: %s", strerror(errno));
+			word = wl_mix(word);
+			if (wl_sabotage("answer"))
+				word++;
+			CHECK(send(server[i], &word, 8, 0) == 8, "an answer: %s", strerror(errno));
+		}
+		wl_nap(WL_MS / 5);
+	}
+	int status;
+	for (int i = 0; i < CLIENTS; i++)
+		close(server[i]);
+	for (int i = 0; i < CLIENTS; i++)
+		CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
+}
+
+static void udp(void)
+{
+	union address where = loopback(false), found;
+	socklen_t size = sizeof found;
+	int server = MUST(socket(AF_INET, SOCK_DGRAM, 0)), fresh = MUST(socket(AF_INET6, SOCK_DGRAM, 0));
+	MUST(bind(server, &where.any, sizeof where));
+	where = name_of(server, false);
+	int client = reach(&where, SOCK_DGRAM);
+	set(server, SOL_SOCKET, SO_BROADCAST, 1);
+	union address own = name_of(client, false);
+	uint64_t word = 0;
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		if (wl_sabotage("peer"))
+			MUST(connect(client, &own.any, sizeof own));
+		more = hold();
+		CHECK(send(client, &seed, 8, 0) == 8, "send: %s", strerror(errno));
+		CHECK(recvfrom(server, &word, 8, MSG_DONTWAIT, &found.any, &size) == 8 && word == seed, "a datagram");
+		CHECK(found.v4.sin_port == own.v4.sin_port, "the sender of a datagram");
+		CHECK(number(server, SOL_SOCKET, SO_BROADCAST) == 1, "SO_BROADCAST");
+		CHECK(send(fresh, "", 1, 0) == -1 && errno == EDESTADDRREQ, "a fresh socket sends");
+	}
+}
+
+int main(int argc, char **argv)
+{
+	wl_init(argc, argv);
+	if (wl_mode("tcp"))
+		tcp();
+	else if (wl_mode("options"))
+		options();
+	else if (wl_mode("served"))
+		served();
+	else if (wl_mode("udp"))
+		udp();
+	else
+		wl_fail("unknown mode");
+	return wl_done();
+}
