@@ -124,6 +124,7 @@ impl RestoreHost for NoHost {
 fn image(tables: &FileTables) -> JobImage {
     JobImage {
         shm: Vec::new(),
+        system_v: libmig::image::SystemV::default(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),

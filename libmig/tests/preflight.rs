@@ -276,7 +276,7 @@ fn what_belongs_to_the_capsule_is_named() {
     const SCRIPT: &str = "mount -t tmpfs none /dev && mkdir /dev/shm /dev/mqueue && \
         mount -t tmpfs none /dev/shm && mount -t mqueue none /dev/mqueue && \
         mknod /dev/shm/left c 1 3 && : > /dev/mqueue/left && \
-        ipcmk -S 1 > /dev/shm/id && echo ready && exec sleep 1000";
+        ipcmk -M 4096 > /dev/shm/id && echo ready && exec sleep 1000";
     let mut command = Command::new("unshare");
     command.args(["-p", "-f", "-m", "-i", "--kill-child", "sh", "-c", SCRIPT]);
     let Some(odd) = Oddity::run(command) else {
@@ -290,7 +290,7 @@ fn what_belongs_to_the_capsule_is_named() {
     let guest = Oddity::run(command).unwrap();
     let found = texts(&preflight_tree(init)).join("\n");
     for expected in [
-        "System V semaphore set",
+        "System V shared memory segment",
         "device /dev/shm/left",
         "POSIX message queue /dev/mqueue/left",
         "outside of the job",

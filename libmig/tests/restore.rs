@@ -250,6 +250,7 @@ fn job(processes: Vec<Process>) -> JobImage {
     clocks.monotonic_ns += 1_000_000_000_000;
     JobImage {
         shm: Vec::new(),
+        system_v: libmig::image::SystemV::default(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),

@@ -11,7 +11,7 @@ use super::{
     CaptureError, Frozen, SharedRegistry,
     clock::JobClock,
     process::{self, Context},
-    query, shm, thread,
+    query, shm, system_v, thread,
 };
 use crate::{
     image::{
@@ -76,6 +76,9 @@ impl Frozen {
         let root = fd::root(self.keeper).map_err(CaptureError::proc(self.keeper, "root"))?;
         let own = Shm::of(&root).map_err(CaptureError::proc(self.keeper, "/dev/shm"))?;
         let shm = shm::capture(self.keeper, own.as_ref(), &mut shared)?;
+        let live = self.processes.iter().filter(|one| !one.threads.is_empty());
+        let live: Vec<_> = live.map(|one| (one.pid, one.host)).collect();
+        let system_v = system_v::capture(self.keeper, &live)?;
         let place = (root, own.as_ref().map(Shm::device));
         let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place)?;
         let pidfds = self.pidfds()?;
@@ -113,6 +116,7 @@ impl Frozen {
             shared: shared.objects().cloned().collect(),
             locks: tables.locks,
             shm,
+            system_v,
         };
         Ok(Captured { image, shared })
     }

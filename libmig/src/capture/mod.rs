@@ -24,6 +24,7 @@ mod shared;
 mod shm;
 mod sleep;
 mod succeed;
+mod system_v;
 mod thread;
 mod timed;
 

@@ -12,6 +12,7 @@ mod memory;
 mod process;
 mod shm;
 mod sockets;
+mod system_v;
 
 pub use files::*;
 pub use inet::*;
@@ -21,6 +22,7 @@ pub use memory::*;
 pub use process::*;
 pub use shm::*;
 pub use sockets::*;
+pub use system_v::*;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,6 +49,8 @@ pub struct JobImage {
     pub locks: Vec<FileLock>,
     /// What is in its /dev/shm.
     pub shm: Vec<ShmEntry>,
+    /// Semaphores and message queues.
+    pub system_v: SystemV,
 }
 
 /// The world that the processes of a job see, as far as the kernel keeps it

@@ -25,6 +25,7 @@ pub mod shm;
 pub mod smaps;
 pub mod stdio;
 pub mod strangers;
+pub mod system_v;
 pub mod text;
 pub mod timers;
 pub mod unix_socket;

@@ -188,6 +188,7 @@ impl SourceJob for Source {
             shared: Vec::new(),
             locks: Vec::new(),
             shm: Vec::new(),
+            system_v: crate::image::SystemV::default(),
         });
         Ok(b"state".to_vec())
     }

@@ -21,6 +21,7 @@ use super::{
     remains::Remains,
     shm::Tree,
     sources::{MappedFiles, SharedObjects},
+    system_v,
     task::Task,
 };
 use crate::{
@@ -87,6 +88,7 @@ impl Prepared {
         let injector = self.inject(image)?;
         let (daemon, exact_timers) = self.ready(image, injector)?;
         let offsets = self.enter_time(image, injector, daemon)?;
+        system_v::make(self.init, &image.system_v)?;
         let (shm, files) = Tree::make(image, self.root.as_fd())?;
         let shared = SharedObjects::make(&image.shared, files, &mut self.zygote, injector)?;
         let opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;

@@ -30,6 +30,7 @@ mod seccomp;
 mod shm;
 mod sleep;
 mod sources;
+mod system_v;
 mod task;
 mod thread;
 pub mod tree;

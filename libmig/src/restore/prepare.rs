@@ -52,6 +52,8 @@ pub struct Prepared {
     pub(super) zygote_group: Pid,
     /// The job's root directory.
     pub(super) root: OwnedFd,
+    /// The capsule's.
+    pub(super) init: HostPid,
     pub(super) group: JobGroup,
     /// What the husks will have for a vDSO.
     pub(super) vdso: OwnVdso,
@@ -116,6 +118,7 @@ pub fn prepare(capsule: &CapsuleRef) -> Result<Prepared, RestoreError> {
         zygote,
         zygote_group: ids.group,
         root,
+        init: capsule.init,
         group,
         vdso,
     })

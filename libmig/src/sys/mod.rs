@@ -18,6 +18,7 @@ pub mod resource;
 pub mod sched;
 pub mod signal;
 pub mod socket;
+pub mod system_v;
 pub mod tty;
 pub mod tty_queue;
 

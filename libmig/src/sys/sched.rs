@@ -32,6 +32,8 @@ pub enum Shared {
     Fs = 3,
     /// KCMP_SIGHAND.
     Actions = 4,
+    /// KCMP_SYSVSEM: the list of SEM_UNDO adjustments, or having none.
+    Adjustments = 6,
 }
 
 /// sched_getattr(2) (Linux 3.14).

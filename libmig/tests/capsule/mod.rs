@@ -189,7 +189,7 @@ impl Drop for Source {
 fn unshare() -> Command {
     let mut outer = Command::new("unshare");
     outer
-        .args(["--pid", "--fork", "--mount-proc", "--kill-child"])
+        .args(["--pid", "--ipc", "--fork", "--mount-proc", "--kill-child"])
         .arg(env::current_exe().unwrap());
     outer
         .args(["--exact", "role", "--nocapture"])

@@ -14,6 +14,7 @@ macro_rules! test_each_group {
             areas: "areas-";
             shared_memory: "shared-";
             shm: "shm-";
+            system_v: "sysv-";
             threads: "threads-";
             clocks: "clocks";
             identity: "identity-";

@@ -1,15 +1,7 @@
 //! What belongs to a job and to none of its processes: objects of its ipc
 //! namespace, files in its /dev/shm, and strangers in its pid namespace.
 
-use std::{
-    collections::BTreeSet,
-    fs::{self, File},
-    io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
-    thread,
-};
-
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt};
 
 use super::namespaces;
 use crate::{
@@ -19,20 +11,13 @@ use crate::{
         fd,
         process::{self, id_at, level},
         shm::Shm,
+        system_v,
     },
     sys::HostPid,
 };
 
 /// Objects of a kind that are named.
 const NAMED: usize = 8;
-/// Tables of System V IPC: the file, the kind, the column with the ID, and the
-/// one with the number of processes that have it attached.
-const TABLES: [(&str, &str); 3] = [
-    ("shm", "System V shared memory segment"),
-    ("sem", "System V semaphore set"),
-    ("msg", "System V message queue"),
-];
-
 /// Obstacles of the capsule of `init`. Where it has no namespaces of its own,
 /// their contents are the node's, not the job's.
 pub(super) fn obstacles(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle> {
@@ -62,49 +47,20 @@ fn obstacle(object: String, reason: &str, remedy: &str) -> Obstacle {
     }
 }
 
-/// A table of `/proc/sysvipc` shows the ipc namespace of the thread that reads it.
+/// Segments of shared memory; sets and queues move.
 fn system_v(init: HostPid) -> Vec<Obstacle> {
-    let tables = File::open(format!("/proc/{init}/ns/ipc")).and_then(|namespace| {
-        // setns(2) concerns the calling thread alone: one that ends right after.
-        let visitor = thread::spawn(move || {
-            let kind = Some(LinkNameSpaceType::InterProcessCommunication);
-            move_into_link_name_space(namespace.as_fd(), kind)?;
-            TABLES
-                .iter()
-                .map(|(file, _)| fs::read_to_string(format!("/proc/sysvipc/{file}")))
-                .collect::<io::Result<Vec<String>>>()
-        });
-        visitor
-            .join()
-            .map_err(|_| io::Error::other("the visitor of the ipc namespace panicked"))?
-    });
-    let Ok(tables) = tables else {
-        // The init has ended, or the kernel has no System V IPC.
-        return Vec::new();
-    };
-    let listed = TABLES.iter().zip(&tables).flat_map(|((_, kind), table)| {
-        ids(table)
-            .into_iter()
-            .take(NAMED)
-            .map(move |id| format!("{kind} {id}"))
-    });
-    listed
-        .map(|object| {
+    // An error: the init has ended, or the kernel has no System V IPC.
+    let segments = system_v::within(init, || system_v::table("shm"));
+    let segments = segments.ok().flatten().unwrap_or_default();
+    let named = segments.iter().take(NAMED);
+    named
+        .map(|line| {
             obstacle(
-                object,
-                "System V IPC does not move yet",
-                "let the program remove it (ipcrm), or use POSIX shared memory of one process tree",
+                format!("System V shared memory segment {}", line.object.id),
+                "System V shared memory does not move yet",
+                "use POSIX shared memory (shm_open)",
             )
         })
-        .collect()
-}
-
-/// The second column of a table, below its heading.
-fn ids(table: &str) -> Vec<&str> {
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| line.split_ascii_whitespace().nth(1))
         .collect()
 }
 
@@ -177,13 +133,6 @@ fn strangers(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_table_lists_its_ids() {
-        let table = "       key      semid perms      nsems   uid\n         0         12   600          1     0\n       -55         13   600          1     0\n";
-        assert_eq!(ids(table), ["12", "13"]);
-        assert_eq!(ids("       key      semid\n"), [""; 0]);
-    }
 
     #[test]
     fn what_the_node_has_is_not_the_jobs() {

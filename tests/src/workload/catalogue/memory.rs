@@ -156,6 +156,20 @@ pub(super) const MEMORY: &[Workload] = &[
     )
     .single(),
     of(
+        "sysv",
+        "sysv-semaphores",
+        &["--mode", "semaphores"],
+        "a set of System V semaphores",
+        &["value"],
+    ),
+    of(
+        "sysv",
+        "sysv-queue",
+        &["--mode", "queue"],
+        "a System V message queue",
+        &["order"],
+    ),
+    of(
         "shared",
         "shared-anonymous",
         &["--mode", "anonymous"],

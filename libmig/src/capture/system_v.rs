@@ -1,0 +1,102 @@
+//! Semaphore sets and message queues of the capsule's IPC namespace. Nothing is taken
+//! out, and no time stamp changes.
+
+use std::io;
+
+use super::CaptureError;
+use crate::{
+    api::Obstacle,
+    image::{MessageQueue, Pid, SemaphoreSet, SystemV},
+    inspect::system_v::{self, Line},
+    sys::{
+        HostPid,
+        sched::{self, Shared},
+        system_v as calls,
+    },
+};
+
+/// All that the namespace of `init` has; `processes` are asked for adjustments.
+pub(super) fn capture(
+    init: HostPid,
+    processes: &[(Pid, HostPid)],
+) -> Result<SystemV, CaptureError> {
+    let read = || {
+        let segments = system_v::table("shm")?;
+        let sets = system_v::table("sem")?;
+        let mut obstacles: Vec<Obstacle> = segments.iter().map(segment).collect();
+        if !sets.is_empty() {
+            obstacles.extend(adjusting(processes)?);
+        }
+        let image = SystemV {
+            semaphores: sets.iter().map(set).collect::<io::Result<_>>()?,
+            queues: system_v::table("msg")?
+                .iter()
+                .map(queue)
+                .collect::<io::Result<_>>()?,
+        };
+        Ok((image, obstacles))
+    };
+    let failed = CaptureError::proc(init, "the System V objects");
+    let Some((image, obstacles)) = system_v::within(init, read).map_err(failed)? else {
+        return Ok(SystemV::default());
+    };
+    if obstacles.is_empty() {
+        Ok(image)
+    } else {
+        Err(CaptureError::Obstacles(obstacles))
+    }
+}
+
+fn set(line: &Line) -> io::Result<SemaphoreSet> {
+    let count = usize::try_from(line.get("nsems")).unwrap_or(0);
+    Ok(SemaphoreSet {
+        object: line.object.clone(),
+        operated: line.get("otime") != 0,
+        values: calls::values(line.object.id, count)?,
+    })
+}
+
+fn queue(line: &Line) -> io::Result<MessageQueue> {
+    let id = line.object.id;
+    let longest = usize::try_from(line.get("cbytes")).unwrap_or(0);
+    let mut messages = Vec::new();
+    for place in 0..line.get("qnum") {
+        let message = calls::peek(id, place, longest)?;
+        let (kind, text) = message.ok_or(io::ErrorKind::UnexpectedEof)?;
+        messages.push((kind, text.into()));
+    }
+    Ok(MessageQueue {
+        object: line.object.clone(),
+        capacity: calls::capacity(id)?,
+        messages,
+    })
+}
+
+fn segment(line: &Line) -> Obstacle {
+    Obstacle {
+        pid: None,
+        object: format!("System V shared memory segment {}", line.object.id),
+        reason: "System V shared memory does not move yet".to_owned(),
+        remedy: "use POSIX shared memory (shm_open)".to_owned(),
+        transient: false,
+    }
+}
+
+/// Processes that have a list of SEM_UNDO adjustments, whose contents nobody can read.
+fn adjusting(processes: &[(Pid, HostPid)]) -> io::Result<Vec<Obstacle>> {
+    system_v::without_adjustments()?;
+    let own = HostPid::new(nix::unistd::gettid().as_raw());
+    let mut found = Vec::new();
+    for (pid, host) in processes {
+        if !sched::share(own, *host, Shared::Adjustments)? {
+            found.push(Obstacle {
+                pid: Some(*pid),
+                object: format!("process {pid}"),
+                reason: "it may have used SEM_UNDO on System V semaphores (as far as anybody can tell, any program with threads may)".to_owned(),
+                remedy: "use semop without SEM_UNDO and without threads, or POSIX semaphores".to_owned(),
+                transient: false,
+            });
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,54 @@
+//! System V IPC of a capsule's own namespace.
+
+use serde::{Deserialize, Serialize};
+use serde_bytes::ByteBuf;
+
+/// All of it that moves.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SystemV {
+    /// Semaphore sets by their places in the table.
+    pub semaphores: Vec<SemaphoreSet>,
+    /// Message queues likewise.
+    pub queues: Vec<MessageQueue>,
+}
+
+/// struct ipc_perm, and the ID that goes along.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct IpcObject {
+    /// What semget(2) and its like return.
+    pub id: i32,
+    /// What it is found by; 0 for IPC_PRIVATE.
+    pub key: i32,
+    /// The lowest nine bits of the mode.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Who made it.
+    pub creator_uid: u32,
+    /// Who made it.
+    pub creator_gid: u32,
+}
+
+/// A set of semaphores.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SemaphoreSet {
+    /// ID and owner.
+    pub object: IpcObject,
+    /// Whether sem_otime is not 0, by which programs tell that a set is ready for use.
+    pub operated: bool,
+    /// GETALL.
+    pub values: Vec<u16>,
+}
+
+/// A queue, its messages in order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MessageQueue {
+    /// ID and owner.
+    pub object: IpcObject,
+    /// msg_qbytes.
+    pub capacity: u64,
+    /// Type and text.
+    pub messages: Vec<(i64, ByteBuf)>,
+}
