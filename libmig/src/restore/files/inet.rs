@@ -127,7 +127,11 @@ fn establish(
     bind(client, state)?;
     let own = state.local.ok_or_else(malformed)?;
     let target = of_family(other.local.ok_or_else(malformed)?, state.v6);
-    rustix::net::connect(client, &target).map_err(|error| refused(state.local, error))?;
+    match rustix::net::connect(client, &target) {
+        // One that does not wait is connected when the other end is there.
+        Ok(()) | Err(Errno::INPROGRESS) => {}
+        Err(error) => return Err(refused(state.local, error)),
+    }
     loop {
         let (accepted, from) =
             rustix::net::acceptfrom_with(&listener, SocketFlags::CLOEXEC).map_err(made())?;
