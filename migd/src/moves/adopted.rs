@@ -27,6 +27,7 @@ use tracing::warn;
 use migd::capsule::{Adopt, Handle, Launcher, PipeId};
 
 use super::local::{broken, host};
+use super::silence::silence;
 use super::ties;
 use crate::daemon::Daemon;
 use crate::jobs::watch;
@@ -282,6 +283,7 @@ impl Adopted {
             Err(error) => return Err(failed(error)),
         };
         if members.contains(&self.root()) {
+            silence(&self.job, self.scope());
             for other in members.iter().filter(|other| **other != self.root()) {
                 // It may have been killed before.
                 signal::send(*other, SIGKILL).ok();

@@ -243,7 +243,7 @@ impl Local {
     /// A guest's init that has been told that the job is gone ends, its namespace with
     /// it, and the cgroup may be removed before we come to it.
     fn end_processes(&self) -> Result<(), Failure> {
-        silence(self);
+        silence(&self.job, Scope::Below(self.init));
         let ended = self
             .group
             .kill()

@@ -5,16 +5,16 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
+use libmig::api::JobId;
+use libmig::inspect::process::Scope;
 use libmig::inspect::{self, fd};
 use libmig::sys::socket;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tracing::debug;
 
-use super::local::Local;
-
 /// To be called when the copy is frozen and given up, before it is killed.
-pub(super) fn silence(local: &Local) {
-    for (host, _) in inspect::process::tree(local.init) {
+pub(super) fn silence(job: &JobId, copy: Scope) {
+    for (host, _) in inspect::process::tree(copy) {
         let pidfd = Pid::from_raw(host.raw()).map(|pid| pidfd_open(pid, PidfdFlags::empty()));
         let Some(Ok(pidfd)) = pidfd else { continue };
         for number in fd::numbers(host).unwrap_or_default() {
@@ -30,7 +30,7 @@ pub(super) fn silence(local: &Local) {
             if socket::is_tcp(&copy)
                 && let Err(error) = socket::silence(&copy)
             {
-                debug!(job = %local.job, number, %error, "a connection is not ended in silence");
+                debug!(%job, number, %error, "a connection is not ended in silence");
             }
         }
     }
