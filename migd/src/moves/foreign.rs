@@ -16,7 +16,7 @@ use tracing::warn;
 
 use super::adopted::{self, Adopted};
 use super::look::{self, Look};
-use super::ties;
+use super::{TRIES, ties};
 use crate::control::Events;
 use crate::daemon::Daemon;
 
@@ -31,11 +31,13 @@ pub(crate) fn start(
     mode: MoveMode,
     events: &Events,
 ) -> Result<MoveReport, Failure> {
-    let (owner, Look { obstacles, .. }) = look(root, caller)?;
-    if !obstacles.is_empty() {
-        let said = format!("process {root} did not move to {to}");
-        return Err(Failure::refused(said, obstacles));
-    }
+    let owner = admitted(root, caller).map_err(|failure| Failure {
+        message: match failure.code {
+            Code::Refused => format!("process {root} did not move to {to}"),
+            _ => failure.message,
+        },
+        ..failure
+    })?;
     let job = Adopted::begin(daemon, root, (owner, user(owner)), caller)?;
     let moved = super::start(daemon, &job, to, mode, events);
     match moved {
@@ -49,6 +51,23 @@ pub(crate) fn start(
             let message = format!("process {root} did not move to {to}");
             Err(Failure { message, ..failure })
         }
+    }
+}
+
+/// Whose the tree of `root` is, when nothing stands in the way but what passes by itself
+/// within some looks.
+fn admitted(root: HostPid, caller: u32) -> Result<u32, Failure> {
+    let mut tries = 1;
+    loop {
+        let (owner, Look { obstacles, .. }) = look(root, caller)?;
+        if obstacles.is_empty() {
+            return Ok(owner);
+        }
+        if tries == TRIES || obstacles.iter().any(|obstacle| !obstacle.transient) {
+            let said = format!("process {root} cannot become a job");
+            return Err(Failure::refused(said, obstacles));
+        }
+        tries += 1;
     }
 }
 
@@ -73,9 +92,12 @@ pub(crate) fn look(root: HostPid, caller: u32) -> Result<(u32, Look), Failure> {
     };
     let ties = || ties::of(root).map_err(unreadable);
     let mut found = look::of(scope, ties)?;
-    let tree = process::tree(scope);
     let streams: BTreeSet<u64> = ties()?.streams.iter().map(|end| end.inode).collect();
-    let shared = strangers::obstacles(&tree, &streams);
+    // A child that is born between two glances looks like a stranger with its parent's pipes.
+    let shared = look::lasting(|| {
+        let tree = process::tree(scope);
+        Ok::<_, Failure>(strangers::obstacles(&tree, &streams))
+    })?;
     // A pipe with one end in the tree has been named already.
     let named = |object: &str| {
         let what = object.split_once('(').map_or(object, |(_, what)| what);

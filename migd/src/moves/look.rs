@@ -45,13 +45,13 @@ pub(super) fn of(
         files = look.files;
         Ok(look.obstacles)
     };
-    let obstacles = lasting(look, || std::thread::sleep(REST))?;
+    let obstacles = lasting(look)?;
     Ok(Look { obstacles, files })
 }
 
-fn lasting<E>(
+/// What several looks at something that runs have in common; marked as passing when that is nothing.
+pub(super) fn lasting<E>(
     mut look: impl FnMut() -> Result<Vec<Obstacle>, E>,
-    rest: impl Fn(),
 ) -> Result<Vec<Obstacle>, E> {
     let mut lasting = look()?;
     let mut last = lasting.clone();
@@ -59,7 +59,7 @@ fn lasting<E>(
         if last.is_empty() {
             return Ok(last);
         }
-        rest();
+        std::thread::sleep(REST);
         last = look()?;
         lasting.retain(|obstacle| last.contains(obstacle));
     }
@@ -121,7 +121,7 @@ mod tests {
             count += 1;
             Ok::<_, Infallible>(now.iter().map(|object| obstacle(object)).collect())
         };
-        let found = lasting(seen, || ()).unwrap();
+        let found = lasting(seen).unwrap();
         let found = found.into_iter().map(|o| (o.object, o.transient)).collect();
         (found, count)
     }
