@@ -9,11 +9,11 @@ pub(crate) const OK: u8 = 0;
 pub(crate) const FAILED: u8 = 1;
 /// The command line makes no sense.
 pub(crate) const USAGE: u8 = 2;
-/// The job cannot move; the obstacles are named.
+/// The job or process cannot move; the obstacles are named.
 pub(crate) const REFUSED: u8 = 3;
 /// No such job, process or node.
 pub(crate) const NOT_FOUND: u8 = 4;
-/// The job belongs to someone else.
+/// The job or process belongs to someone else.
 pub(crate) const NOT_YOURS: u8 = 5;
 /// The daemon cannot be reached.
 pub(crate) const UNREACHABLE: u8 = 6;
@@ -39,9 +39,12 @@ pub(crate) const TABLE: [(u8, &str); 15] = [
     (OK, "it worked"),
     (FAILED, "it failed, for a reason without a code of its own"),
     (USAGE, "the command line makes no sense"),
-    (REFUSED, "the job cannot move; the obstacles are named"),
+    (
+        REFUSED,
+        "the job or process cannot move; the obstacles are named",
+    ),
     (NOT_FOUND, "no such job, process or node"),
-    (NOT_YOURS, "the job belongs to someone else"),
+    (NOT_YOURS, "the job or process belongs to someone else"),
     (UNREACHABLE, "the daemon cannot be reached"),
     (TIMEOUT, "it took too long"),
     (
