@@ -76,7 +76,7 @@ mod tests {
     fn header() -> Header {
         Header {
             uuid: "0b7c9c1e-8f2d-4f3e-9a53-000000000001".into(),
-            protocol: 7,
+            protocol: crate::wire::version::NEWEST,
             node: "n1".into(),
             release: "0.1.0".into(),
             kernel: "6.18".into(),
