@@ -525,7 +525,12 @@ fn a_terminal_of_ones_own_comes_back_with_its_queues() {
 
 #[test]
 fn what_cannot_travel_stops_the_capture() {
-    let socket = OwnedFd::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+    let socket = rustix::net::socket(
+        rustix::net::AddressFamily::NETLINK,
+        rustix::net::SocketType::RAW,
+        None,
+    )
+    .unwrap();
     let holder = Holder::new(&[&socket]);
     let mut shared = SharedRegistry::new();
     let refusal = capture(&[holder.source()], &CapsuleStdio::default(), &mut shared);
