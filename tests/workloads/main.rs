@@ -7,7 +7,7 @@ mod programs;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
@@ -98,6 +98,17 @@ fn names_are_unique_and_every_program_has_an_entry() {
     }
 }
 
+/// Starts `argv` by the shell words `run` with a /dev/shm and IPC objects of its own, which
+/// end with it: two with the same pid are not in each other's way.
+fn unshared(options: &[&str], run: &str, argv: &[String]) -> Result<Child> {
+    let script = format!("mount -t tmpfs none /dev/shm && {run}");
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "--ipc"]).args(options);
+    command.args(["sh", "-c", &script, "sh"]).args(argv);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    Ok(command.spawn()?)
+}
+
 #[test]
 fn pass_when_left_alone() {
     for_all(names(|workload| !workload.stoppable), |name| {
@@ -136,7 +147,8 @@ fn fail_when_damaged() {
                 directory.path(),
                 &["--seconds", "8", "--sabotage", sabotage],
             )?;
-            let outcome = Running::spawn(&damaged)?.wait_end()?;
+            let running = Running::launch(&damaged, |argv| unshared(&[], "exec \"$@\"", argv))?;
+            let outcome = running.wait_end()?;
             ensure!(
                 !outcome.passed && outcome.failure.is_some(),
                 "not noticed: {outcome:?}"
@@ -177,22 +189,8 @@ fn pass_in_a_fresh_pid_namespace() {
         let workload = Workload::named(name);
         let directory = tempfile::tempdir()?;
         let running = Running::launch(&argv(&workload, directory.path(), &[])?, |argv| {
-            let mut command = Command::new("unshare");
-            command.args([
-                "--pid",
-                "--fork",
-                "--mount-proc",
-                "--kill-child",
-                "sh",
-                "-c",
-                "\"$@\"; exit $?",
-                "sh",
-            ]);
-            Ok(command
-                .args(argv)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .spawn()?)
+            let pids = ["--pid", "--fork", "--mount-proc", "--kill-child"];
+            unshared(&pids, "\"$@\"; exit $?", argv)
         })?;
         running.wait_ready()?;
         let tick = running.wait_tick_after(0)?;
