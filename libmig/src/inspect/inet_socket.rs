@@ -74,6 +74,8 @@ pub struct Inet {
     pub backlog: Option<u32>,
     /// It has closed its direction.
     pub shut: bool,
+    /// The other end has closed its direction.
+    ended: bool,
     /// Bytes that it has sent, and received.
     passed: (u64, u64),
 }
@@ -111,6 +113,7 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
             .and_then(|any| any.try_into().ok()),
         backlog: None,
         shut: false,
+        ended: false,
         passed: (0, 0),
     };
     found.local = found.local.filter(|local| local.port() != 0);
@@ -147,10 +150,10 @@ fn connection(fd: &OwnedFd, found: &mut Inet) -> Result<(), Refusal> {
         state::CLOSE => found.remote = None,
         state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT => {
             found.shut = matches!(info.state, state::FIN_WAIT1 | state::FIN_WAIT2);
-            let end = u64::from(matches!(info.state, state::CLOSE_WAIT));
+            found.ended = matches!(info.state, state::CLOSE_WAIT);
             found.passed = (
                 info.bytes_sent.saturating_sub(info.bytes_retransmitted),
-                info.bytes_received.saturating_sub(end),
+                info.bytes_received.saturating_sub(u64::from(found.ended)),
             );
             if info.unsent > 0 {
                 return Err(refusal::socket_busy(
@@ -198,7 +201,15 @@ pub fn peer(socket: &Inet, all: &BTreeMap<u32, Inet>) -> Option<u32> {
 pub fn strayed(socket: &Inet, all: &BTreeMap<u32, Inet>) -> Option<Refusal> {
     socket.remote.filter(|_| socket.stream)?;
     let Some(peer) = peer(socket, all) else {
-        return Some(refusal::foreign_connection(socket.remote));
+        let port = socket.remote.map(|remote| remote.port());
+        let listens =
+            |other: &Inet| other.backlog.is_some() && other.local.map(|l| l.port()) == port;
+        let passes = socket.ended || all.values().any(listens);
+        return Some(if passes {
+            refusal::socket_busy("its other end is not accepted yet, or closed")
+        } else {
+            refusal::foreign_connection(socket.remote)
+        });
     };
     // What is between the two is nowhere to be read.
     (socket.passed.0 != all[&peer].passed.1)
@@ -250,6 +261,14 @@ mod tests {
         assert_eq!(strayed(&all[&1], &all), None);
         let alone = BTreeMap::from([(1, all[&1].clone())]);
         assert!(!strayed(&alone[&1], &alone).unwrap().transient);
+        let unaccepted = BTreeMap::from([(1, all[&1].clone()), (3, see(&listener).unwrap())]);
+        assert!(strayed(&unaccepted[&1], &unaccepted).unwrap().transient);
+        drop(client);
+        let left = BTreeMap::from([(2, see(&server).unwrap())]);
+        assert!(
+            strayed(&left[&2], &left).unwrap().transient,
+            "its client has gone"
+        );
     }
 
     #[test]
