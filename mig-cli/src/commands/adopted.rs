@@ -11,7 +11,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use super::exec::{let_go_of_pipes, takes_keyboard};
 use crate::{
     exit,
-    terminal::{self, Ending, Session, end, tty::Tty},
+    terminal::{self, Session, end, tty::Tty},
     ui,
 };
 
@@ -60,17 +60,7 @@ fn follow(args: &AdoptedArgs) -> Result<u8> {
         session.go_on()?;
     }
     let_go_of_pipes()?;
-    Ok(match session.run()? {
-        Ending::Exited(status) => end::as_program(status),
-        Ending::Failed { code, message } => {
-            eprintln!("mig: {message}");
-            u8::try_from(code).unwrap_or(exit::NOT_EXECUTABLE)
-        }
-        Ending::Detached => {
-            eprintln!("mig: job {} runs on", args.job);
-            exit::OK
-        }
-    })
+    Ok(end::report(&session.run()?, &args.job))
 }
 
 /// Children of the program that this process has been: those that had ended when it left,

@@ -7,10 +7,7 @@ use clap::Args;
 use libmig::api::{Reply, Request, Target, terminal::Role};
 
 use super::{Daemon, unexpected};
-use crate::{
-    exit,
-    terminal::{self, DetachKeys, Ending, Session, end, tty::Tty},
-};
+use crate::terminal::{self, DetachKeys, Session, end, tty::Tty};
 
 /// Connect this terminal to a job that was started with --detach or left
 ///
@@ -47,15 +44,5 @@ pub(crate) fn run(args: &AttachArgs) -> Result<u8> {
         true,
         args.detach_keys.clone(),
     )?;
-    Ok(match session.run()? {
-        Ending::Exited(status) => end::as_program(status),
-        Ending::Failed { code, message } => {
-            eprintln!("mig: {message}");
-            u8::try_from(code).unwrap_or(exit::NOT_EXECUTABLE)
-        }
-        Ending::Detached => {
-            eprintln!("mig: job {} runs on", reply.job);
-            exit::OK
-        }
-    })
+    Ok(end::report(&session.run()?, &reply.job))
 }

@@ -26,7 +26,7 @@ use super::{Daemon, unexpected};
 use crate::{
     exit,
     terminal::{
-        self, DetachKeys, Ending, Session, end,
+        self, DetachKeys, Session, end,
         sockets::{self, Copy, Sockets},
         tty::{Tty, standard_streams},
     },
@@ -102,17 +102,7 @@ fn start_and_follow(args: &ExecArgs) -> Result<u8> {
     let_go_of_pipes()?;
     let ending = session.run()?;
     sockets.finish();
-    Ok(match ending {
-        Ending::Exited(status) => end::as_program(status),
-        Ending::Failed { code, message } => {
-            eprintln!("mig: {message}");
-            u8::try_from(code).unwrap_or(exit::NOT_EXECUTABLE)
-        }
-        Ending::Detached => {
-            eprintln!("mig: job {} runs on", reply.job);
-            exit::OK
-        }
-    })
+    Ok(end::report(&ending, &reply.job))
 }
 
 /// Whether the keyboard is the program's from the start: not in the background, and

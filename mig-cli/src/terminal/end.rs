@@ -1,16 +1,36 @@
 //! Ending as the program did: the shell is to see the same.
 
+use std::fmt::Display;
+
 use libmig::api::ExitStatus;
 use nix::sys::{
     resource::{Resource, setrlimit},
     signal::{SigSet, Signal, raise},
 };
 
+use super::Ending;
+use crate::exit;
+
 /// What a wait status word says.
 pub(crate) fn status_of(word: i32) -> ExitStatus {
     match word & 0x7f {
         0 => ExitStatus::Code(word >> 8 & 0xff),
         signal => ExitStatus::Signal(signal),
+    }
+}
+
+/// Says what there is to say of the end of a session with `job`; returns the exit code.
+pub(crate) fn report(ending: &Ending, job: &impl Display) -> u8 {
+    match ending {
+        Ending::Exited(status) => as_program(*status),
+        Ending::Failed { code, message } => {
+            eprintln!("mig: {message}");
+            u8::try_from(*code).unwrap_or(exit::NOT_EXECUTABLE)
+        }
+        Ending::Detached => {
+            eprintln!("mig: job {job} runs on");
+            exit::OK
+        }
     }
 }
 
@@ -28,7 +48,7 @@ pub(crate) fn as_program(word: i32) -> u8 {
         raise(signal).ok();
         mask.thread_unblock().ok();
     }
-    u8::try_from(status.shell_code()).unwrap_or(crate::exit::FAILED)
+    u8::try_from(status.shell_code()).unwrap_or(exit::FAILED)
 }
 
 #[cfg(test)]
