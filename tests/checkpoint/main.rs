@@ -1,13 +1,12 @@
 //! Every workload, copied into a file while it checks itself: it must not notice, and the file must be whole.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::process::Output;
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
 use mig_tests::job::Job;
 use mig_tests::lab::{Lab, eventually};
+use mig_tests::pool::for_all;
 use mig_tests::workload::Workload;
 use serde_json::Value;
 
@@ -23,31 +22,11 @@ mig_tests::test_each_group!(copied);
 fn copied(group: &str) {
     let lab = Lab::up(1);
     let all = Workload::all().into_iter();
-    let queue: VecDeque<Workload> = all.filter(|one| one.name.starts_with(group)).collect();
-    assert!(!queue.is_empty(), "no workload is left to test");
-    let (queue, failures) = (Mutex::new(queue), Mutex::new(Vec::new()));
-    let work = || {
-        loop {
-            let Some(workload) = queue.lock().expect("no worker panics").pop_front() else {
-                break;
-            };
-            if let Err(error) = one(&lab, &workload) {
-                let failure = format!("{} ({}): {error:#}", workload.name, workload.proves);
-                failures.lock().expect("no worker panics").push(failure);
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(work);
-        }
-    });
-    let failures = failures.into_inner().expect("no worker panics");
-    assert!(
-        failures.is_empty(),
-        "{} failed:\n{}",
-        failures.len(),
-        failures.join("\n")
+    for_all(
+        all.filter(|one| one.name.starts_with(group)),
+        WORKERS,
+        |workload| format!("{} ({})", workload.name, workload.proves),
+        |workload| one(&lab, workload),
     );
     lab.down_and_check();
 }

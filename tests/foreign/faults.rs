@@ -2,9 +2,9 @@
 //! process, after it the process lives elsewhere; in one place at a time, always.
 
 use anyhow::{Result, ensure};
-use mig_tests::lab::{Lab, eventually};
+use mig_tests::lab::{Lab, eventually, in_a_lab};
 
-use super::{COUNTER, Shell, counts_on, in_a_lab};
+use super::{COUNTER, Shell, counts_on};
 
 /// Points before the commit, and the node whose daemon passes them.
 const BEFORE: [(&str, &str); 7] = [

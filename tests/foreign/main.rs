@@ -7,7 +7,7 @@ mod refusals;
 use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use mig_tests::lab::{Lab, eventually};
+use mig_tests::lab::{Lab, eventually, in_a_lab};
 use mig_tests::terminal::Terminal;
 
 /// Counts, one line each, until told to stop: no number twice and none left out, whatever
@@ -107,14 +107,6 @@ fn move_to(lab: &Lab, target: &str, node: &str) -> Result<()> {
         "mig move {target} {node}: {errors}"
     );
     Ok(())
-}
-
-fn in_a_lab(test: impl FnOnce(&Lab) -> Result<()>) {
-    let lab = Lab::up(3);
-    if let Err(error) = test(&lab) {
-        panic!("{error:#}");
-    }
-    lab.down_and_check();
 }
 
 #[test]

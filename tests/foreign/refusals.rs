@@ -1,9 +1,9 @@
 //! What cannot be moved is named, and nothing happens to it.
 
 use anyhow::{Result, ensure};
-use mig_tests::lab::{Lab, eventually};
+use mig_tests::lab::{Lab, eventually, in_a_lab};
 
-use super::{in_a_lab, text};
+use super::text;
 
 /// Both commands name it; `mig why` finds it without a destination.
 fn refused(lab: &Lab, pid: &str, wanted: &str) -> Result<()> {

@@ -8,12 +8,10 @@ mod locks;
 mod users;
 mod waits;
 
-use std::collections::VecDeque;
-use std::sync::Mutex;
-
 use anyhow::Result;
 use mig_tests::job::Job;
 use mig_tests::lab::Lab;
+use mig_tests::pool::for_all;
 use mig_tests::workload::Workload;
 
 /// Jobs at the same time: most of them sleep most of the time.
@@ -27,34 +25,13 @@ mig_tests::test_each_group!(tour);
 /// Takes all workloads of a group on a tour, and reports all failures together.
 fn tour(group: &str) {
     let lab = Lab::up(3);
-    let queue: VecDeque<Workload> = Workload::all()
-        .into_iter()
-        .filter(|workload| workload.name.starts_with(group) && !ELSEWHERE.contains(&workload.name))
-        .collect();
-    assert!(!queue.is_empty(), "no workload is left to test");
-    let queue = Mutex::new(queue);
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                loop {
-                    let Some(workload) = queue.lock().expect("no worker panics").pop_front() else {
-                        break;
-                    };
-                    if let Err(error) = one(&lab, &workload) {
-                        let failure = format!("{} ({}): {error:#}", workload.name, workload.proves);
-                        failures.lock().expect("no worker panics").push(failure);
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().expect("no worker panics");
-    assert!(
-        failures.is_empty(),
-        "{} failed:\n{}",
-        failures.len(),
-        failures.join("\n")
+    let mut all = Workload::all();
+    all.retain(|workload| workload.name.starts_with(group) && !ELSEWHERE.contains(&workload.name));
+    for_all(
+        all,
+        WORKERS,
+        |workload| format!("{} ({})", workload.name, workload.proves),
+        |workload| one(&lab, workload),
     );
     lab.down_and_check();
 }

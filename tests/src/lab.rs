@@ -58,6 +58,18 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
+/// Runs `test` in a lab of three nodes, which must come down without a trace.
+///
+/// # Panics
+/// When it fails.
+pub fn in_a_lab(test: impl FnOnce(&Lab) -> anyhow::Result<()>) {
+    let lab = Lab::up(3);
+    if let Err(error) = test(&lab) {
+        panic!("{error:#}");
+    }
+    lab.down_and_check();
+}
+
 /// A lab of a test.
 #[derive(Debug)]
 pub struct Lab {

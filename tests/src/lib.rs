@@ -4,6 +4,7 @@
 pub mod job;
 pub mod lab;
 pub mod mover;
+pub mod pool;
 pub mod programs;
 pub mod terminal;
 pub mod workload;

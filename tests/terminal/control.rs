@@ -1,10 +1,10 @@
 //! Job control, signals, and jobs that are left and found again.
 
 use anyhow::{Result, ensure};
-use mig_tests::lab::Lab;
+use mig_tests::lab::{Lab, in_a_lab};
 use mig_tests::mover::Mover;
 
-use super::{HOME, SHELL, at_a_shell, expect_code, in_a_lab, leave};
+use super::{HOME, SHELL, at_a_shell, expect_code, leave};
 
 #[test]
 fn a_signal_that_ends_a_job_ends_its_exec() {

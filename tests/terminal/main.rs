@@ -7,7 +7,7 @@ mod control;
 mod streams;
 
 use anyhow::{Context, Result, ensure};
-use mig_tests::lab::Lab;
+use mig_tests::lab::{Lab, in_a_lab};
 use mig_tests::mover::Mover;
 use mig_tests::terminal::Terminal;
 
@@ -44,14 +44,6 @@ fn leave(mut terminal: Terminal) -> Result<()> {
     let output = String::from_utf8_lossy(&output).into_owned();
     ensure!(status.success(), "{status}: {output}");
     Ok(())
-}
-
-fn in_a_lab(test: impl FnOnce(&Lab) -> Result<()>) {
-    let lab = Lab::up(3);
-    if let Err(error) = test(&lab) {
-        panic!("{error:#}");
-    }
-    lab.down_and_check();
 }
 
 #[test]

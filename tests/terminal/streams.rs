@@ -4,10 +4,10 @@ use std::io::Write;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
-use mig_tests::lab::Lab;
+use mig_tests::lab::{Lab, in_a_lab};
 use mig_tests::mover::Mover;
 
-use super::{HOME, at_a_shell, in_a_lab, leave};
+use super::{HOME, at_a_shell, leave};
 
 /// A start takes less than this even on a machine that is busy with other things. What it takes is printed.
 const START_US: u64 = 1_000_000;

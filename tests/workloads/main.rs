@@ -5,48 +5,19 @@ mod disturb;
 mod preflight;
 mod programs;
 
-use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::Mutex;
 
 use anyhow::{Context, Result, ensure};
+use mig_tests::pool;
 use mig_tests::workload::{Running, Workload, build};
 
 /// Programs run at once: most of them sleep most of the time.
 const WORKERS: usize = 4;
 
 /// Runs `work` for every item, a few at a time, and reports all failures together.
-fn for_all<T: Send + std::fmt::Debug + Clone>(
-    items: Vec<T>,
-    work: impl Fn(&T) -> Result<()> + Sync,
-) {
-    let queue = Mutex::new(VecDeque::from(items));
-    let failures = Mutex::new(Vec::new());
-    std::thread::scope(|scope| {
-        for _ in 0..WORKERS {
-            scope.spawn(|| {
-                loop {
-                    let Some(item) = queue.lock().expect("no worker panics").pop_front() else {
-                        break;
-                    };
-                    if let Err(error) = work(&item) {
-                        failures
-                            .lock()
-                            .expect("no worker panics")
-                            .push(format!("{item:?}: {error:#}"));
-                    }
-                }
-            });
-        }
-    });
-    let failures = failures.into_inner().expect("no worker panics");
-    assert!(
-        failures.is_empty(),
-        "{} failed:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
+fn for_all<T: Send + std::fmt::Debug>(items: Vec<T>, work: impl Fn(&T) -> Result<()> + Sync) {
+    pool::for_all(items, WORKERS, |item| format!("{item:?}"), work);
 }
 
 fn names(keep: impl Fn(&Workload) -> bool) -> Vec<&'static str> {
