@@ -14,6 +14,7 @@ use crate::commands::lab::LabArgs;
 use crate::commands::r#move::MoveArgs;
 use crate::commands::nodes::NodesArgs;
 use crate::commands::ps::PsArgs;
+use crate::commands::restore::RestoreArgs;
 use crate::commands::wait::WaitArgs;
 use crate::commands::why::WhyArgs;
 
@@ -32,6 +33,7 @@ pub(crate) enum Command {
     Attach(AttachArgs),
     Move(MoveArgs),
     Checkpoint(CheckpointArgs),
+    Restore(RestoreArgs),
     Inspect(InspectArgs),
     Ps(PsArgs),
     Nodes(NodesArgs),

@@ -36,6 +36,7 @@ fn run(command: &Command) -> Result<ExitCode> {
         Command::Attach(args) => commands::attach::run(args)?,
         Command::Move(args) => commands::r#move::run(args)?,
         Command::Checkpoint(args) => commands::checkpoint::run(args)?,
+        Command::Restore(args) => commands::restore::run(args)?,
         Command::Inspect(args) => commands::inspect::run(args)?,
         Command::Ps(args) => commands::ps::run(args)?,
         Command::Nodes(args) => commands::nodes::run(args)?,

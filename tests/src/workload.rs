@@ -8,7 +8,6 @@
 mod build;
 mod catalogue;
 mod groups;
-mod huge_pages;
 mod running;
 
 pub use build::{build, build_all};

@@ -57,6 +57,11 @@ const CLI_EXCEPTIONS: &[(&str, &str, &str)] = &[
         "reads a file, also where no daemon runs",
     ),
     (
+        "mig-cli/src/commands/restore.rs",
+        "checkpoint",
+        "reads a header, to know what to ask for",
+    ),
+    (
         "mig-cli/src/commands/doctor.rs",
         "inspect",
         "tells of this machine, also where no daemon runs",

@@ -28,5 +28,5 @@ pub use id::{JobId, NodeName, ParseIdError, Target, valid_alias};
 pub use info::{JobInfo, JobState, NodeInfo, NodeState};
 pub use obstacle::Obstacle;
 pub use phase::Phase;
-pub use report::{CheckpointReport, MoveMode, MoveReport, WhereReport, WhyReport};
-pub use request::{ExecReply, FromDaemon, MoveRequest, Reply, Request};
+pub use report::{CheckpointReport, MoveMode, MoveReport, RestoreReport, WhereReport, WhyReport};
+pub use request::{ExecReply, FromDaemon, MoveRequest, Reply, Request, RestoreRequest};

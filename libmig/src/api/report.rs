@@ -63,6 +63,26 @@ pub struct CheckpointReport {
     pub bytes_written: u64,
 }
 
+/// What `mig restore` prints, and with `--json` exactly in these names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// The job.
+    pub job: JobId,
+    /// The job that was copied into the file: another one with `--new-job`.
+    pub was: JobId,
+    /// The node where it runs.
+    pub node: NodeName,
+    /// The checkpoint's own name.
+    pub uuid: String,
+    /// Wall-clock microseconds until it ran.
+    pub total_us: u64,
+    /// File locks that somebody else has, by name: the job runs without them.
+    pub lost_locks: Vec<String>,
+    /// Path of the socket on which its capsule's init speaks with `mig`, on its home.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub attach: Option<String>,
+}
+
 /// The answer to `mig why`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WhyReport {

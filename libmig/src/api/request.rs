@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CheckpointReport, Event, ExitRecord, Failure, JobId, JobInfo, MoveMode, MoveReport, NodeInfo,
-    NodeName, Target, WhereReport, WhyReport, exec::ExecRequest,
+    NodeName, RestoreReport, Target, WhereReport, WhyReport, exec::ExecRequest,
 };
 
 /// One request on the local socket.
@@ -35,6 +35,8 @@ pub enum Request {
         /// The job.
         target: Target,
     },
+    /// Make a job of what is in a file; descriptors come along: the file, and then 0, 1 and 2.
+    Restore(RestoreRequest),
     /// Send a signal to every process of the jobs' main process groups.
     Kill {
         /// The job.
@@ -59,6 +61,19 @@ pub enum Request {
         /// The job.
         target: Target,
     },
+}
+
+/// `mig restore`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreRequest {
+    /// Where it is to run; without one, here.
+    pub node: Option<NodeName>,
+    /// It is to be a job of its own.
+    pub new_job: bool,
+    /// A name for it.
+    pub name: Option<String>,
+    /// Nobody will connect to its streams.
+    pub detach: bool,
 }
 
 /// `mig move`.
@@ -97,6 +112,8 @@ pub enum Reply {
     Moved(MoveReport),
     /// To [`Request::Checkpoint`]: the descriptor has all of it.
     Saved(CheckpointReport),
+    /// To [`Request::Restore`]: the job runs.
+    Restored(RestoreReport),
     /// To [`Request::Kill`]: the signal was delivered.
     Killed(JobId),
     /// To [`Request::Wait`].

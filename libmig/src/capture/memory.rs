@@ -1,7 +1,7 @@
 //! The address space of a stopped process -> [`MemoryImage`].
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     fs::{self, OpenOptions},
     io,
     os::{
@@ -11,14 +11,12 @@ use std::{
     path::Path,
 };
 
-use super::{
-    CaptureError, SharedRegistry, hindrance::obstacle, process, shm::Place, space::SpaceAnswers,
-};
+use super::{CaptureError, SharedRegistry, hindrance::obstacle, process, shm::Place};
 use crate::{
     api::Obstacle,
     image::{
-        Backing, FileMapping, FilePath, Layout, Mapping, MappingFlags, MemoryImage, MemoryPolicy,
-        Pid, SharedAccess, SharedFile, SharedId, Vdso,
+        Backing, FileMapping, FilePath, Layout, Mapping, MappingFlags, MemoryImage, Pid,
+        SharedAccess, SharedFile, SharedId, Vdso,
     },
     inspect::{
         mapping_rules::{self, Kind},
@@ -32,7 +30,7 @@ use crate::{
 pub(super) fn capture(
     (pid, host): (Pid, HostPid),
     layout: Layout,
-    space: &SpaceAnswers,
+    membarrier: u32,
     (shared, root, shm): (&mut SharedRegistry, &OwnedFd, Option<u64>),
 ) -> Result<MemoryImage, CaptureError> {
     let areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
@@ -44,7 +42,6 @@ pub(super) fn capture(
         shm,
         pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
         paths: HashMap::new(),
-        policies: &space.policies,
     };
     let mut mappings = Vec::with_capacity(areas.len());
     let mut vdso = None;
@@ -79,9 +76,7 @@ pub(super) fn capture(
         exe_object,
         mappings,
         vdso,
-        membarrier: space.membarrier,
-        lock_future: space.lock_future,
-        merge_future: space.merge_future,
+        membarrier,
     })
 }
 
@@ -95,8 +90,6 @@ struct Reader<'a> {
     pagemap: fs::File,
     /// Files that were checked already.
     paths: HashMap<Sight, FilePath>,
-    /// Memory policies by the first address of a mapping.
-    policies: &'a BTreeMap<u64, MemoryPolicy>,
 }
 
 /// Device, inode and name of a mapped file.
@@ -117,8 +110,7 @@ impl Reader<'_> {
             Kind::VvarClock => Backing::VvarClock,
             Kind::Shared => {
                 let file = self.open(area)?;
-                let name = mapping_rules::object_name(&area.area.name);
-                let object = self.shared.intern(&file, name)?;
+                let object = self.shared.intern(&file, &area.area.name)?;
                 Backing::Shared {
                     object,
                     offset: area.area.offset,
@@ -136,8 +128,6 @@ impl Reader<'_> {
             backing,
             flags: flags(area),
             guards: self.guards(area, kind)?,
-            name: mapping_rules::given_name(&area.area.name).map(<[u8]>::to_vec),
-            policy: self.policies.get(&area.area.start).cloned(),
         })
     }
 

@@ -20,10 +20,16 @@ pub struct Header {
     pub cpu: Vec<u8>,
     /// The job.
     pub job: String,
+    /// Its name, if it has one.
+    pub name: Option<String>,
     /// The epoch under which it was taken.
     pub epoch: u64,
     /// The job's owner.
     pub uid: u32,
+    /// It has a terminal.
+    pub terminal: bool,
+    /// Some of its standard streams are pipes of whoever started it.
+    pub piped: bool,
     /// When it was taken, in seconds since 1970.
     pub captured_unix: u64,
     /// Resident bytes of the job then.

@@ -9,14 +9,17 @@
 //!   hash       32 bytes, BLAKE3 of all before
 //!   blocks     u32 stored length, u32 raw length, the zstd frame
 //!   index      postcard: both lengths and the hash of each block
-//!   hash       32 bytes, BLAKE3 of the header's hash and the index
+//!   seal       who wrote it: the caller's bytes about the contents' hash
+//!   hash       32 bytes, BLAKE3 of the contents' hash and the seal
 //!   length     u32 of the index
+//!   length     u32 of the seal
 //!   end        8 bytes
 //! ```
 //!
-//! Knows bytes and no processes. What is damaged is named with its place, and
-//! nothing is parsed before its hash is right; that says that a file is as it
-//! was written, not by whom.
+//! The contents' hash is BLAKE3 of the header's hash and the index, which has
+//! the hashes of all blocks. Knows bytes and no processes. What is damaged is
+//! named with its place, and nothing is parsed before its hash is right; that
+//! says that a file is as it was written. By whom, the seal says.
 
 mod header;
 mod reader;
@@ -24,14 +27,14 @@ mod summary;
 mod writer;
 
 pub use header::Header;
-pub use reader::{DamageError, Reader};
+pub use reader::{DamageError, Reader, Seal};
 pub use summary::{MemorySummary, ProcessSummary, Summary, summarize};
 pub use writer::Writer;
 
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout; that of the stream inside is [`Header::protocol`].
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"\x89mig\r\n\x1a\n";
 const END: [u8; 8] = *b"\nend mig";
@@ -40,8 +43,10 @@ const BLOCK: usize = 1 << 20;
 /// Longest header and longest index that are read: an index of 64 MiB is one of a terabyte.
 const HEADER_MOST: u32 = 1 << 20;
 const INDEX_MOST: u32 = 64 << 20;
-/// Bytes between the index and the end of the file: hash, length, end.
-const TAIL: u64 = 32 + 4 + 8;
+/// Longest seal: a signature and a chain of certificates.
+const SEAL_MOST: u32 = 1 << 20;
+/// Bytes between the seal and the end of the file: hash, two lengths, end.
+const TAIL: usize = 32 + 4 + 4 + 8;
 
 /// One block as the index has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,11 +64,12 @@ fn lengths(stored: u32, raw: u32) -> [u8; 8] {
     bytes
 }
 
-/// The hash over header and index, which have the hash of everything else in them.
-fn whole(header: &blake3::Hash, index: &[u8]) -> blake3::Hash {
+/// The hash of `hash` and what is beside it. Over header and index, which have the hash of
+/// everything else in them, that of the contents; with the seal, that of the whole file.
+fn whole(hash: &blake3::Hash, beside: &[u8]) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(header.as_bytes());
-    hasher.update(index);
+    hasher.update(hash.as_bytes());
+    hasher.update(beside);
     hasher.finalize()
 }
 
@@ -82,8 +88,11 @@ mod tests {
             kernel: "6.18".into(),
             cpu: vec![1, 2, 3],
             job: "n1-7".into(),
+            name: None,
             epoch: 3,
             uid: 1000,
+            terminal: false,
+            piped: true,
             captured_unix: 1_790_000_000,
             memory_bytes: 3 << 20,
         }
@@ -106,7 +115,7 @@ mod tests {
         for piece in contents().chunks(70_001) {
             writer.write_all(piece).unwrap();
         }
-        let written = writer.finish().unwrap();
+        let written = writer.finish(|_| Ok(b"by me".to_vec())).unwrap();
         assert_eq!(written, bytes.len() as u64);
         bytes
     }

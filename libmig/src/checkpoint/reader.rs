@@ -1,11 +1,15 @@
 //! Blocks -> the stream. Every byte is hostile until its hash is right.
 
-use std::io::{self, Read, Seek, SeekFrom};
+use std::{
+    error::Error,
+    io::{self, Read, Seek, SeekFrom},
+};
 
 use thiserror::Error;
 
 use super::{
-    BLOCK, Block, END, HEADER_MOST, Header, INDEX_MOST, MAGIC, TAIL, VERSION, lengths, whole,
+    BLOCK, Block, END, HEADER_MOST, Header, INDEX_MOST, MAGIC, SEAL_MOST, TAIL, VERSION, lengths,
+    whole,
 };
 use crate::{transfer::Link, wire};
 
@@ -37,6 +41,33 @@ pub enum DamageError {
     Io(#[from] io::Error),
 }
 
+impl DamageError {
+    /// The damage among the causes of an error of whoever read the stream.
+    #[must_use]
+    pub fn behind<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
+        let mut next = Some(error);
+        while let Some(cause) = next {
+            if let Some(error) = cause.downcast_ref::<io::Error>()
+                && let Some(inner) = error.get_ref()
+                && let Some(damage) = inner.downcast_ref()
+            {
+                return Some(damage);
+            }
+            next = cause.source();
+        }
+        None
+    }
+}
+
+/// What says who wrote a file: whoever wrote it knows what the bytes mean.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seal {
+    /// The hash of the contents, which it is about.
+    pub contents: [u8; 32],
+    /// What [`super::Writer::finish`] was given.
+    pub bytes: Vec<u8>,
+}
+
 fn damaged(what: impl Into<String>, at: u64) -> DamageError {
     DamageError::Damaged {
         what: what.into(),
@@ -49,6 +80,7 @@ fn damaged(what: impl Into<String>, at: u64) -> DamageError {
 pub struct Reader<R> {
     file: R,
     header: Header,
+    seal: Seal,
     index: Vec<Block>,
     /// Blocks that have been read.
     next: usize,
@@ -67,11 +99,12 @@ impl<R: Read + Seek> Reader<R> {
         let length = file.seek(SeekFrom::End(0))?;
         file.seek(SeekFrom::Start(0))?;
         let (header, hash, at) = read_header(&mut file)?;
-        let index = read_index(&mut file, &hash, at, length)?;
+        let (index, seal) = read_index(&mut file, &hash, at, length)?;
         file.seek(SeekFrom::Start(at))?;
         Ok(Self {
             file,
             header,
+            seal,
             index,
             next: 0,
             at,
@@ -83,6 +116,11 @@ impl<R: Read + Seek> Reader<R> {
     /// What the file says of itself.
     pub const fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Who wrote it.
+    pub const fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     fn block(&mut self, block: Block) -> Result<(), DamageError> {
@@ -141,34 +179,39 @@ fn read_header(file: &mut impl Read) -> Result<(Header, blake3::Hash, u64), Dama
     Ok((header, hash, bytes.len() as u64 + 32))
 }
 
-/// The index, and a check that the blocks fill the file from `first` to where it begins.
+/// The index and the seal, and a check that the blocks fill the file from `first` to where it begins.
 fn read_index(
     file: &mut (impl Read + Seek),
     header: &blake3::Hash,
     first: u64,
     length: u64,
-) -> Result<Vec<Block>, DamageError> {
+) -> Result<(Vec<Block>, Seal), DamageError> {
     let tail = length
-        .checked_sub(TAIL)
+        .checked_sub(TAIL as u64)
         .filter(|tail| *tail >= first)
         .ok_or(DamageError::Incomplete(length))?;
-    let mut bytes = [0; 44];
+    let mut bytes = [0; TAIL];
     file.seek(SeekFrom::Start(tail))?;
     file.read_exact(&mut bytes)?;
-    if bytes[36..] != END {
+    if bytes[40..] != END {
         return Err(DamageError::Incomplete(length));
     }
-    let size = u32::from_le_bytes([bytes[32], bytes[33], bytes[34], bytes[35]]);
+    let word =
+        |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let (size, sealed) = (word(32), word(36));
     let start = tail
-        .checked_sub(u64::from(size))
-        .filter(|start| *start >= first && size <= INDEX_MOST)
+        .checked_sub(u64::from(size) + u64::from(sealed))
+        .filter(|start| *start >= first && size <= INDEX_MOST && sealed <= SEAL_MOST)
         .ok_or_else(|| damaged("the length of the index", tail + 32))?;
     file.seek(SeekFrom::Start(start))?;
     let mut index = vec![0; size as usize];
     file.read_exact(&mut index)?;
+    let mut seal = vec![0; sealed as usize];
+    file.read_exact(&mut seal)?;
     let mut stored = [0; 32];
     stored.copy_from_slice(&bytes[..32]);
-    if whole(header, &index) != blake3::Hash::from_bytes(stored) {
+    let contents = whole(header, &index);
+    if whole(&contents, &seal) != blake3::Hash::from_bytes(stored) {
         return Err(damaged("the index", start));
     }
     let index: Vec<Block> =
@@ -182,7 +225,11 @@ fn read_index(
     if !index.iter().all(fits) || end != start {
         return Err(damaged("the index", start));
     }
-    Ok(index)
+    let seal = Seal {
+        contents: *contents.as_bytes(),
+        bytes: seal,
+    };
+    Ok((index, seal))
 }
 
 impl<R: Read + Seek> Read for Reader<R> {

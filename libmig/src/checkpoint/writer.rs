@@ -41,21 +41,27 @@ impl<W: Write> Writer<W> {
         })
     }
 
-    /// Writes what is left, and the index. The file is complete, though perhaps not on its disk.
-    /// Returns its size in bytes.
+    /// Writes what is left, the index and what `seal` makes of the hash of all contents. The
+    /// file is complete, though perhaps not on its disk. Returns its size in bytes.
     ///
     /// # Errors
-    /// What the file says.
-    pub fn finish(mut self) -> io::Result<u64> {
+    /// What the file or `seal` says.
+    pub fn finish(
+        mut self,
+        seal: impl FnOnce(&[u8; 32]) -> io::Result<Vec<u8>>,
+    ) -> io::Result<u64> {
         self.block()?;
         let index = postcard::to_stdvec(&self.index).map_err(io::Error::other)?;
-        let hash = whole(&self.header, &index);
+        let contents = whole(&self.header, &index);
+        let seal = seal(contents.as_bytes())?;
         self.out.write_all(&index)?;
-        self.out.write_all(hash.as_bytes())?;
+        self.out.write_all(&seal)?;
+        self.out.write_all(whole(&contents, &seal).as_bytes())?;
         self.out.write_all(&short(index.len())?.to_le_bytes())?;
+        self.out.write_all(&short(seal.len())?.to_le_bytes())?;
         self.out.write_all(&END)?;
         self.out.flush()?;
-        Ok(self.written + index.len() as u64 + TAIL)
+        Ok(self.written + (index.len() + seal.len() + TAIL) as u64)
     }
 
     fn block(&mut self) -> io::Result<()> {

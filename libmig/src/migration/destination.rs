@@ -72,6 +72,62 @@ fn reserve<'a, J: DestinationJob, S: Link>(
     })
 }
 
+/// How a restore from a checkpoint ended.
+#[derive(Debug)]
+pub enum Restored {
+    /// The job runs here.
+    Live {
+        /// Names of the file locks that somebody else has, and that it runs without.
+        lost_locks: Vec<String>,
+    },
+    /// Nothing of it is here.
+    Discarded(MoveError),
+    /// It is ours, on record, but does not run yet: the next daemon will let it.
+    Stuck(MoveError),
+}
+
+/// Builds a job from a checkpoint and lets it run. There is no source: what is on
+/// record as owned is ours, and what is not is nobody's.
+#[must_use = "a copy that is stuck must be told of"]
+pub fn restore<J: DestinationJob>(job: &mut J, file: impl Link, epoch: u64) -> Restored {
+    let mut connection = Connection::new(file);
+    let built = prepare(job, &mut connection, epoch)
+        .and_then(Reserved::fill)
+        .and_then(Filled::finish);
+    let owned = built.and_then(|built| {
+        failpoint::hit("restore.built")
+            .and_then(|()| built.job.own(epoch))
+            .map_err(MoveError::here("recording that the job lives here"))
+    });
+    if let Err(error) = owned {
+        job.discard();
+        return Restored::Discarded(error);
+    }
+    let released = failpoint::hit("restore.owned").and_then(|()| job.release(epoch));
+    match released.map_err(MoveError::here("letting the job run")) {
+        Ok(lost_locks) => Restored::Live { lost_locks },
+        Err(error) => Restored::Stuck(error),
+    }
+}
+
+fn prepare<'a, J: DestinationJob, S: Link>(
+    job: &'a mut J,
+    connection: &'a mut Connection<S>,
+    epoch: u64,
+) -> Result<Reserved<'a, J, S>, MoveError> {
+    let proposal = connection
+        .proposal()
+        .map_err(MoveError::there("reading the checkpoint"))?;
+    job.reserve(&proposal)
+        .and_then(|()| failpoint::hit("restore.reserved"))
+        .map_err(MoveError::here("preparing for the job"))?;
+    Ok(Reserved {
+        job,
+        connection,
+        epoch,
+    })
+}
+
 /// Capsule and husks exist.
 ///
 /// Afterwards: the source owns the job, and runs it on an error.

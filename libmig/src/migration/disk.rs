@@ -92,11 +92,16 @@ impl<J: SourceJob> Copied<'_, J> {
             .map_err(MoveError::here("reading the image"))
     }
 
-    /// Writes the copy.
+    /// Writes the copy, sealed by `seal` ([`Writer::finish`]).
     ///
     /// # Errors
     /// What `out` says.
-    pub fn write(self, out: impl Write, header: &Header) -> Result<Saved, MoveError> {
+    pub fn write(
+        self,
+        out: impl Write,
+        header: &Header,
+        seal: impl FnOnce(&[u8; 32]) -> io::Result<Vec<u8>>,
+    ) -> Result<Saved, MoveError> {
         let doing = "writing the checkpoint";
         let here = || MoveError::here(doing);
         let writer = Writer::new(out, header).map_err(|error| here()(error.into()))?;
@@ -117,7 +122,7 @@ impl<J: SourceJob> Copied<'_, J> {
         stream
             .send(&end)
             .map_err(|error| here()(plain(error).into()))?;
-        let finished = stream.into_stream().finish();
+        let finished = stream.into_stream().finish(seal);
         let written = finished.map_err(|error| here()(error.into()))?;
         Ok(Saved {
             pause: self.pause,

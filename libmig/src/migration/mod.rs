@@ -27,7 +27,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
-pub use destination::{Arrival, receive};
+pub use destination::{Arrival, Restored, receive, restore};
 pub use disk::{Copied, Saved};
 pub use handover::{Commit, Verdict};
 pub use job::{DestinationJob, JobError, MoveError, SourceJob};

@@ -1,11 +1,6 @@
 //! `mig inspect`: what is in a checkpoint. No daemon is asked.
 
-use std::{
-    error::Error,
-    fs::File,
-    io::{self, BufReader},
-    path::PathBuf,
-};
+use std::{fs::File, io::BufReader, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
@@ -38,7 +33,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
         Ok(summary) => summary,
         Err(error) => {
             // Behind the words about a connection, which there is none of here.
-            return match damage(&error) {
+            return match DamageError::behind(&error) {
                 Some(damage) => Err(anyhow::anyhow!("{damage}")).with_context(what),
                 None => Err(error).with_context(what),
             };
@@ -50,20 +45,6 @@ pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
         ui::line(text(&summary).trim_end())?;
     }
     Ok(exit::OK)
-}
-
-fn damage<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a DamageError> {
-    let mut next = Some(error);
-    while let Some(cause) = next {
-        if let Some(error) = cause.downcast_ref::<io::Error>()
-            && let Some(inner) = error.get_ref()
-            && let Some(damage) = inner.downcast_ref()
-        {
-            return Some(damage);
-        }
-        next = cause.source();
-    }
-    None
 }
 
 fn text(summary: &Summary) -> String {

@@ -12,6 +12,7 @@ pub(crate) mod lab;
 pub(crate) mod r#move;
 pub(crate) mod nodes;
 pub(crate) mod ps;
+pub(crate) mod restore;
 pub(crate) mod wait;
 pub(crate) mod why;
 

@@ -3,7 +3,8 @@
 //! A socket cannot stay behind when its job moves; a pipe's other end can.
 
 use std::{
-    io::{self, PipeReader, PipeWriter},
+    fs::File,
+    io::{self, IsTerminal, PipeReader, PipeWriter},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     thread::{self, JoinHandle},
 };
@@ -44,28 +45,49 @@ pub(crate) fn for_program(
     number: usize,
     fd: BorrowedFd<'_>,
 ) -> io::Result<(OwnedFd, Option<Copy>)> {
-    let own = fd.try_clone_to_owned()?;
     if !is_socket(fd) {
-        return Ok((own, None));
+        return Ok((fd.try_clone_to_owned()?, None));
     }
+    let (program, copy) = by_pipe(number, fd)?;
+    Ok((program, Some(copy)))
+}
+
+/// The same, for a job that has had a pipe: it cannot have the user's terminal instead, and what is
+/// typed there is not for it.
+pub(crate) fn for_restored(
+    number: usize,
+    fd: BorrowedFd<'_>,
+) -> io::Result<(OwnedFd, Option<Copy>)> {
+    match (fd.is_terminal(), number) {
+        (false, _) => for_program(number, fd),
+        (true, 0) => Ok((File::open("/dev/null")?.into(), None)),
+        (true, _) => {
+            let (program, copy) = by_pipe(number, fd)?;
+            Ok((program, Some(copy)))
+        }
+    }
+}
+
+fn by_pipe(number: usize, fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Copy)> {
+    let own = fd.try_clone_to_owned()?;
     let (reader, writer) = io::pipe()?;
     Ok(if number == 0 {
         (
             reader.into(),
-            Some(Copy {
+            Copy {
                 from: own,
                 to: writer.into(),
                 outward: false,
-            }),
+            },
         )
     } else {
         (
             writer.into(),
-            Some(Copy {
+            Copy {
                 from: reader.into(),
                 to: own,
                 outward: true,
-            }),
+            },
         )
     })
 }

@@ -55,6 +55,9 @@ pub(crate) enum Request {
     Adopt(Adopt),
     /// Nobody will come in the place of that process.
     Orphan,
+    /// The job comes from a checkpoint: be its deputy until it arrives. Comes with descriptors
+    /// 0, 1 and 2 for it, and with a pidfd of its `mig restore` if that is going to connect.
+    Stand { has_terminal: bool },
 }
 
 /// What the init of a job is told that has begun outside of any capsule.

@@ -300,6 +300,17 @@ impl Link {
         flow.ended && flow.bytes.is_empty()
     }
 
+    /// The other side of an exchange that has only begun, with what has come here and not been
+    /// read: all that is left of this one where the one at the other end is gone.
+    pub(crate) fn unread(&self) -> Link {
+        let mut link = Link::new(0);
+        for (inflow, new) in self.inflow.iter().zip(&mut link.inflow) {
+            new.bytes.clone_from(&inflow.bytes);
+            new.counted = inflow.bytes.len() as u64;
+        }
+        link
+    }
+
     /// The next thing that was said, in order.
     pub(crate) fn event(&mut self) -> Option<Control> {
         self.events.pop_front()

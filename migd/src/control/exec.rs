@@ -49,6 +49,13 @@ impl Asker {
     }
 }
 
+impl Asker {
+    /// Its pidfd alone.
+    pub(super) fn into_pidfd(self) -> OwnedFd {
+        self.pidfd
+    }
+}
+
 /// Starts a job.
 pub(super) async fn handle(
     daemon: &Daemon,

@@ -12,6 +12,7 @@ mod kill;
 pub(crate) mod r#move;
 mod nodes;
 pub(crate) mod ps;
+mod restore;
 mod session;
 pub(crate) mod target;
 mod wait;
@@ -158,9 +159,13 @@ pub(crate) async fn handle(
 ) -> Result<Reply, Failure> {
     match request {
         // Programs and terminals are for callers on this machine: see `session`.
-        Request::Exec(_) | Request::Attach { .. } | Request::Checkpoint { .. } => Err(
-            Failure::new(Code::Usage, "this request cannot come from another node"),
-        ),
+        Request::Exec(_)
+        | Request::Attach { .. }
+        | Request::Checkpoint { .. }
+        | Request::Restore(_) => Err(Failure::new(
+            Code::Usage,
+            "this request cannot come from another node",
+        )),
         Request::Ps { all } => Ok(Reply::Jobs(ps::cluster(daemon, caller, all).await)),
         Request::Nodes {} => Ok(Reply::Nodes(nodes::list(daemon).await)),
         Request::Move(request) => r#move::handle(daemon, caller, request, events).await,

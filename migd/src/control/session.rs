@@ -20,7 +20,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Caller, Events, checkpoint, exec};
+use super::{Caller, Events, checkpoint, exec, restore};
 use crate::daemon::Daemon;
 
 /// A client has so long for its hello, and for a request once it has begun.
@@ -93,6 +93,12 @@ async fn work(
             }
             Request::Checkpoint { target } => {
                 checkpoint::handle(daemon, caller, &target, fds, &events_in).await
+            }
+            Request::Restore(request) => {
+                let asker = asker.map_err(|error| {
+                    Failure::from_error(Code::Host, "the kernel does not say who asks", &error)
+                })?;
+                restore::handle(daemon, caller, asker, request, fds).await
             }
             Request::Attach { target } => exec::attach(daemon, caller, &target).await,
             other => super::handle(daemon, caller, other, &events_in).await,
@@ -244,6 +250,7 @@ fn name(request: &Request) -> &'static str {
         Request::Nodes {} => "nodes",
         Request::Move(_) => "move",
         Request::Checkpoint { .. } => "checkpoint",
+        Request::Restore(_) => "restore",
         Request::Kill { .. } => "kill",
         Request::Wait { .. } => "wait",
         Request::Why { .. } => "why",

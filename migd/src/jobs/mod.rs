@@ -12,11 +12,13 @@
 //! | `settle` | moves that a crash or a cut left undecided |
 //! | `watch` | capsules: found again, waited for |
 //! | `report` | telling home |
+//! | `revival` | jobs that come from checkpoints |
 
 mod disk;
 pub(crate) mod record;
 pub(crate) mod registry;
 pub(crate) mod report;
+pub(crate) mod revival;
 pub(crate) mod settle;
 pub(crate) mod store;
 #[cfg(test)]
@@ -35,6 +37,7 @@ use crate::balancer::Balance;
 use crate::load::Meters;
 use record::{Arrival, Committed, JobRecord, Report};
 use registry::{JobView, Registry, Relock, Ruled};
+use revival::Revival;
 
 /// How long a job that comes back may have to wait for the end of the copy that it left
 /// behind: the source asks the destination every half second, once they are connected.
@@ -379,14 +382,19 @@ impl Jobs {
         self.call_blocking(move |r| r.relocked(&job, epoch))
     }
 
-    /// Destination: the source has committed; thaw after this. True when the
-    /// job became ours by this very call, false when it was already.
+    /// Destination: the source has committed, or there is none but the checkpoint `restored`;
+    /// thaw after this. True when the job became ours by this very call, false when it was already.
     ///
     /// # Errors
     /// When nothing was built with that epoch, or the disk fails.
-    pub(crate) fn journal_live(&self, job: &JobId, epoch: u64) -> Ruled<bool> {
+    pub(crate) fn journal_live(
+        &self,
+        job: &JobId,
+        epoch: u64,
+        restored: Option<String>,
+    ) -> Ruled<bool> {
         let mine = job.clone();
-        let fresh = self.call_blocking(move |r| r.live(&mine, epoch))?;
+        let fresh = self.call_blocking(move |r| r.live(&mine, epoch, restored))?;
         if fresh {
             self.meters.restart(job);
             self.balance.arrived(self.meters.now(), job);
@@ -405,6 +413,22 @@ impl Jobs {
         self.call_blocking(move |r| r.arrival_gone(&mine, epoch))?;
         self.balance.cancelled(job);
         Ok(())
+    }
+
+    /// A job is about to come from a checkpoint: its ID and its epoch. To be followed by
+    /// [`Jobs::revived`], whatever comes of it.
+    ///
+    /// # Errors
+    /// When it lives, or has come from there before, or the disk fails.
+    pub(crate) fn revive(&self, wanted: &Revival) -> Ruled<(JobId, u64)> {
+        let wanted = wanted.clone();
+        self.call_blocking(move |r| r.revive(&wanted))
+    }
+
+    /// It runs, or does not come.
+    pub(crate) fn revived(&self, job: &JobId) {
+        let job = job.clone();
+        self.call_blocking(move |r| r.revived(&job));
     }
 
     /// Like [`Jobs::exited`].

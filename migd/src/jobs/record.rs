@@ -105,6 +105,17 @@ pub(crate) struct Waiting {
     pub(crate) locks: Vec<FileLock>,
 }
 
+/// A checkpoint that a job has come from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Restored {
+    /// The checkpoint's own name.
+    pub(crate) uuid: String,
+    /// The job.
+    pub(crate) job: JobId,
+    /// When, in seconds since 1970.
+    pub(crate) unix: u64,
+}
+
 /// Something that home must be told, kept until it has answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Report {
@@ -136,6 +147,10 @@ pub(crate) enum Change {
     Waiting(Waiting),
     /// It waits no longer.
     NoWaiting(JobId),
+    /// Remember that a checkpoint has been restored.
+    Restored(Restored),
+    /// Forget it.
+    NotRestored(String),
     /// Remember how a job ended.
     Exit(ExitRecord),
     /// Forget it.

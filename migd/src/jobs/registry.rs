@@ -14,7 +14,9 @@ use libmig::image::FileLock;
 use libmig::migration::Verdict;
 use tokio::sync::oneshot;
 
-use super::record::{Arrival, Change, Committed, JobRecord, Place, Report, Stage, Waiting};
+use super::record::{
+    Arrival, Change, Committed, JobRecord, Place, Report, Restored, Stage, Waiting,
+};
 use super::store::{Store, StoreError};
 
 /// Ended jobs that are remembered.
@@ -63,6 +65,10 @@ pub(crate) struct Registry {
     pub(super) exits: BTreeMap<JobId, ExitRecord>,
     pub(super) reports: BTreeMap<JobId, Report>,
     pub(super) waiters: HashMap<JobId, Vec<oneshot::Sender<ExitRecord>>>,
+    /// Checkpoints that jobs of this home have come from, by their names.
+    pub(super) restored: BTreeMap<String, Restored>,
+    /// Jobs that are coming from a checkpoint right now.
+    pub(super) reviving: HashSet<JobId>,
 }
 
 /// What an arrival waits for before it may run.
@@ -123,6 +129,12 @@ impl Registry {
             exits: read.exits.into_iter().map(|e| (e.job.clone(), e)).collect(),
             reports: read.reports.into_iter().collect(),
             waiters: HashMap::new(),
+            restored: read
+                .restored
+                .into_iter()
+                .map(|r| (r.uuid.clone(), r))
+                .collect(),
+            reviving: HashSet::new(),
         };
         Ok((registry, generation))
     }
@@ -136,15 +148,7 @@ impl Registry {
         command: String,
         pinned: bool,
     ) -> Ruled<JobRecord> {
-        let taken = |r: &JobRecord| r.uid == uid && name.is_some() && r.name == name;
-        if let Some(other) = self.records.values().find(|record| taken(record)) {
-            let said = format!(
-                "your job {} has the name `{}`",
-                other.id,
-                name.unwrap_or_default()
-            );
-            return Err(Failure::new(Code::Usage, said).hint("choose another --name"));
-        }
+        self.name_is_free(uid, name.as_deref())?;
         let number = self.last_number + 1;
         let now = unix_now();
         let record = JobRecord {
@@ -168,6 +172,19 @@ impl Registry {
         self.last_number = number;
         self.records.insert(record.id.clone(), record.clone());
         Ok(record)
+    }
+
+    /// Whether `uid` has no other job of that name.
+    pub(super) fn name_is_free(&self, uid: u32, name: Option<&str>) -> Ruled<()> {
+        let Some(name) = name else { return Ok(()) };
+        let taken = |r: &&JobRecord| r.uid == uid && r.name.as_deref() == Some(name);
+        match self.records.values().find(taken) {
+            None => Ok(()),
+            Some(other) => {
+                let said = format!("your job {} has the name `{name}`", other.id);
+                Err(Failure::new(Code::Usage, said).hint("choose another --name"))
+            }
+        }
     }
 
     /// A job that was created but whose program could not be started.
@@ -434,9 +451,14 @@ impl Registry {
         Ok(())
     }
 
-    /// The source has committed: the job is ours, durably, before it runs.
-    /// True when it was not yet.
-    pub(super) fn live(&mut self, job: &JobId, epoch: u64) -> Ruled<bool> {
+    /// The source has committed, or the job is complete that comes from the checkpoint
+    /// `restored`: it is ours, durably, before it runs. True when it was not yet.
+    pub(super) fn live(
+        &mut self,
+        job: &JobId,
+        epoch: u64,
+        restored: Option<String>,
+    ) -> Ruled<bool> {
         if self
             .arrivals
             .get(job)
@@ -457,7 +479,15 @@ impl Registry {
         let mut changes = vec![
             Change::Arrival(arrival.clone()),
             Change::Record(record.clone()),
+            // Of the same job, before it came from a checkpoint.
+            Change::NoExit(job.clone()),
         ];
+        let restored = restored.map(|uuid| Restored {
+            uuid,
+            job: job.clone(),
+            unix: record.arrived_unix,
+        });
+        changes.extend(restored.clone().map(Change::Restored));
         let report = (job.home != self.node).then_some(Report::Located { epoch });
         changes.extend(
             report
@@ -467,9 +497,11 @@ impl Registry {
         self.durable(&changes)?;
         self.arrivals.insert(job.clone(), arrival);
         self.records.insert(job.clone(), record);
+        self.exits.remove(job);
         if let Some(report) = report {
             self.reports.insert(job.clone(), report);
         }
+        self.restored.extend(restored.map(|r| (r.uuid.clone(), r)));
         self.prune_arrivals();
         Ok(true)
     }
@@ -619,7 +651,7 @@ impl Registry {
         Ok(())
     }
 
-    fn durable(&self, changes: &[Change]) -> Ruled<()> {
+    pub(super) fn durable(&self, changes: &[Change]) -> Ruled<()> {
         self.store.commit(changes).map_err(|error| {
             Failure::from_error(Code::Host, "the journal cannot be written", &error)
                 .hint("is there room on the disk of state_dir?")

@@ -6,6 +6,7 @@
 //! | destination `Built` | "did you commit?" to the source | Committed: release · Aborted: discard · else ask again |
 //! | destination `Live`, with locks to wait for | none | take them, release |
 //! | destination `Reserved` | none | discard |
+//! | destination `Built`, from a checkpoint | none | discard: the file is still there |
 //! | neither | none | resume whatever is frozen |
 //!
 //! Invariant: each entry has at most one task that settles it; what the tasks
@@ -32,6 +33,8 @@ pub(crate) async fn reconcile(daemon: &Daemon) {
     }
     for arrival in daemon.jobs.arrivals().await {
         match arrival.stage {
+            // From a file, whose restore died with the last daemon: it can be done again.
+            Stage::Built if &arrival.source == daemon.node() => discard(daemon, arrival).await,
             Stage::Built => built(daemon, arrival),
             Stage::Reserved => discard(daemon, arrival).await,
             // The crash may have come between the journal and the thaw.
@@ -148,7 +151,7 @@ async fn ask(daemon: &Daemon, node: &NodeName, question: Question) -> Option<Ver
 /// The source has committed: ours in the journal first, then it runs.
 async fn accept(daemon: &Daemon, arrival: Arrival) {
     let (job, epoch) = (arrival.record.id.clone(), arrival.epoch);
-    let live = blocking(daemon, move |d| d.jobs.journal_live(&job, epoch)).await;
+    let live = blocking(daemon, move |d| d.jobs.journal_live(&job, epoch, None)).await;
     match live {
         Ok(_) => release(daemon, arrival).await,
         Err(failure) => warn!(%failure, "an arrival cannot be journalled"),

@@ -21,7 +21,7 @@ use thiserror::Error;
 use tracing::error;
 
 use super::disk::Disk;
-use super::record::{Arrival, Change, Committed, JobRecord, Report, Versioned, Waiting};
+use super::record::{Arrival, Change, Committed, JobRecord, Report, Restored, Versioned, Waiting};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -31,6 +31,7 @@ const ARRIVALS: Table = TableDefinition::new("arrivals");
 const WAITING: Table = TableDefinition::new("waiting");
 const EXITS: Table = TableDefinition::new("exits");
 const REPORTS: Table = TableDefinition::new("reports");
+const RESTORED: Table = TableDefinition::new("restored");
 const COUNTERS: Table = TableDefinition::new("counters");
 
 /// More jobs than a node starts while a flush waits for the disk.
@@ -87,6 +88,7 @@ pub(crate) struct Contents {
     pub(crate) waiting: Vec<Waiting>,
     pub(crate) exits: Vec<ExitRecord>,
     pub(crate) reports: Vec<(JobId, Report)>,
+    pub(crate) restored: Vec<Restored>,
     pub(crate) last_number: u64,
     pub(crate) generation: u64,
 }
@@ -128,7 +130,7 @@ impl Store {
         };
         let write = store.begin()?;
         for table in [
-            RECORDS, COMMITTED, ARRIVALS, WAITING, EXITS, REPORTS, COUNTERS,
+            RECORDS, COMMITTED, ARRIVALS, WAITING, EXITS, REPORTS, RESTORED, COUNTERS,
         ] {
             write.open_table(table)?;
         }
@@ -157,6 +159,7 @@ impl Store {
             waiting: values(self.all(WAITING, "waiting")?),
             exits: values(self.all(EXITS, "exits")?),
             reports: keyed(self.all(REPORTS, "reports")?).collect::<Result<_, _>>()?,
+            restored: values(self.all(RESTORED, "restored")?),
             last_number: self.counter(LAST_NUMBER)? + self.numbers_lost,
             generation: self.counter(GENERATION)?,
         })
@@ -233,6 +236,8 @@ fn apply(write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
         Change::NoArrival(job) => remove(write, ARRIVALS, job),
         Change::Waiting(entry) => put(write, WAITING, &entry.job.to_string(), entry),
         Change::NoWaiting(job) => remove(write, WAITING, job),
+        Change::Restored(entry) => put(write, RESTORED, &entry.uuid, entry),
+        Change::NotRestored(uuid) => remove(write, RESTORED, uuid),
         Change::Exit(exit) => put(write, EXITS, &exit.job.to_string(), exit),
         Change::NoExit(job) => remove(write, EXITS, job),
         Change::Report(job, report) => put(write, REPORTS, &job.to_string(), report),
@@ -253,7 +258,7 @@ fn put<T: Serialize>(
     Ok(())
 }
 
-fn remove(write: &WriteTransaction, table: Table, job: &JobId) -> Result<(), StoreError> {
-    write.open_table(table)?.remove(job.to_string().as_str())?;
+fn remove(write: &WriteTransaction, table: Table, key: &impl ToString) -> Result<(), StoreError> {
+    write.open_table(table)?.remove(key.to_string().as_str())?;
     Ok(())
 }

@@ -54,9 +54,9 @@ fn a_move_there_and_back_is_owned_by_one_side_at_a_time() {
         Verdict::Committed
     );
     assert_eq!(n1.leave(&job, &node("n3")).unwrap_err().code, Code::Busy);
-    assert!(n2.live(&job, epoch).unwrap());
+    assert!(n2.live(&job, epoch, None).unwrap());
     assert!(
-        !n2.live(&job, epoch).unwrap(),
+        !n2.live(&job, epoch, None).unwrap(),
         "a repeated commit changes nothing"
     );
     assert_eq!(n2.commit_answer(&node("n1"), &job, epoch), Verdict::Live);
@@ -79,7 +79,7 @@ fn a_move_there_and_back_is_owned_by_one_side_at_a_time() {
     n1.reserve(record, second, node("n2")).unwrap();
     n1.built(&job, second, Vec::new()).unwrap();
     n2.commit(&job, second).unwrap();
-    n1.live(&job, second).unwrap();
+    n1.live(&job, second, None).unwrap();
     n2.gone(&job, second).unwrap();
     assert!(n1.view(&job).unwrap().record.is_here());
     assert!(
@@ -119,7 +119,7 @@ fn an_epoch_is_never_used_twice() {
     n2.arrival_gone(&job, first).unwrap();
     assert_eq!(n2.commit_answer(&node("n1"), &job, first), Verdict::Absent);
     assert!(
-        n2.live(&job, first).is_err(),
+        n2.live(&job, first, None).is_err(),
         "what was discarded never runs"
     );
 }
@@ -173,7 +173,7 @@ fn home_believes_the_higher_epoch() {
     let (mut n1, mut n2) = (open(dir.path(), "n1"), open(dir.path(), "n2"));
     let (job, epoch) = built(&mut n1, &mut n2);
     n1.commit(&job, epoch).unwrap();
-    n2.live(&job, epoch).unwrap();
+    n2.live(&job, epoch, None).unwrap();
     // n2 moves it on before n1 hears that it arrived.
     n1.located(&job, epoch + 1, &node("n3")).unwrap();
     n1.gone(&job, epoch).unwrap();
@@ -230,7 +230,7 @@ fn crash_writer() {
         let guest = from.id.clone();
         n1.reserve(from, 7, node("n2")).unwrap();
         n1.built(&guest, 7, Vec::new()).unwrap();
-        n1.live(&guest, 7).unwrap();
+        n1.live(&guest, 7, None).unwrap();
         println!("live {guest} 7");
     }
 }
@@ -302,7 +302,7 @@ fn locks_are_taken_by_one_at_a_time_and_not_forgotten_before() {
     n2.reserve(record, epoch, node("n1")).unwrap();
     n2.built(&job, epoch, vec![lock]).unwrap();
     n1.commit(&job, epoch).unwrap();
-    n2.live(&job, epoch).unwrap();
+    n2.live(&job, epoch, None).unwrap();
     assert_eq!(n2.relock(&job, epoch), Relock::Locks(vec![lock]));
     assert_eq!(n2.relock(&job, epoch), Relock::Busy);
     assert_eq!(n2.relock(&job, epoch + 1), Relock::Nothing);

@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use libmig::api::{Code, Failure, JobId, Obstacle};
+use libmig::api::{Code, Failure, JobId, NodeName, Obstacle};
 use libmig::image::NeededFile;
 use libmig::inspect::cpu::CpuFeatures;
 use libmig::inspect::{fd, manifest};
@@ -40,22 +40,44 @@ pub(crate) fn obstacles(
             transient: false,
         });
     }
+    let root = root(daemon, candidate.job)?;
+    obstacles.extend(below(&root, daemon.node(), candidate)?);
+    Ok(obstacles)
+}
+
+/// The same, for a job whose home this node is and that is in a file: whoever may act on it
+/// may have it here.
+///
+/// # Errors
+/// As [`obstacles`].
+pub(crate) fn at_home(
+    daemon: &Daemon,
+    candidate: &Candidate<'_>,
+) -> Result<Vec<Obstacle>, Failure> {
+    let root = root_of(HostPid::own(), candidate.job)?;
+    below(&root, daemon.node(), candidate)
+}
+
+/// What this machine and the files below `root` have against it.
+fn below(
+    root: &OwnedFd,
+    node: &NodeName,
+    candidate: &Candidate<'_>,
+) -> Result<Vec<Obstacle>, Failure> {
     let theirs: CpuFeatures = postcard::from_bytes(candidate.cpu).map_err(|error| {
         Failure::from_error(Code::Protocol, "the source's CPU is not understood", &error)
     })?;
     let missing = theirs.missing_at(&CpuFeatures::of_this_machine());
-    obstacles.extend(missing.iter().map(|mismatch| Obstacle {
+    let cpu = missing.iter().map(|mismatch| Obstacle {
         pid: None,
-        object: format!("cpu of {}", daemon.node()),
+        object: format!("cpu of {node}"),
         reason: mismatch.to_string(),
         remedy: "move it to a node with the same kind of CPU".into(),
         transient: false,
-    }));
-    obstacles.extend(manifest::missing(
-        &root(daemon, candidate.job)?,
-        candidate.files,
-    ));
-    Ok(obstacles)
+    });
+    Ok(cpu
+        .chain(manifest::missing(root, candidate.files))
+        .collect())
 }
 
 /// The root directory that the job would have: at home that of its capsule;
@@ -66,6 +88,10 @@ fn root(daemon: &Daemon, job: &JobId) -> Result<OwnedFd, Failure> {
     } else {
         HostPid::own()
     };
+    root_of(process, job)
+}
+
+fn root_of(process: HostPid, job: &JobId) -> Result<OwnedFd, Failure> {
     fd::root(process).map_err(|error| {
         let message = format!("the root directory for job {job} cannot be opened");
         Failure::from_error(Code::Host, message, &error)

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use libmig::api::{CheckpointReport, Code, Failure, JobId, Obstacle};
 use libmig::checkpoint::Header;
-use libmig::image::{JobImage, ProcessKind};
+use libmig::image::{FileObject, JobImage, OpenFile, ProcessKind};
 use libmig::migration::{MoveError, Proposed};
+use libmig::transfer::Offer;
 use libmig::wire::version;
 use tracing::info;
 
@@ -66,33 +67,24 @@ fn write(
     let proposed = Proposed::new(job).map_err(&failed)?;
     let offer = proposal_fits(proposed.proposal().offer.memory_bytes)
         .map(|()| proposed.proposal().offer.clone())?;
-    let header = Header {
-        uuid: uuid()?,
-        protocol: version::NEWEST,
-        node: daemon.node().to_string(),
-        release: env!("CARGO_PKG_VERSION").to_owned(),
-        kernel: rustix::system::uname()
-            .release()
-            .to_string_lossy()
-            .into_owned(),
-        cpu: offer.cpu,
-        job: offer.job,
-        epoch: offer.epoch,
-        uid: offer.uid,
-        captured_unix: unix_now(),
-        memory_bytes: offer.memory_bytes,
-    };
     let copied = proposed.copy().map_err(&failed)?;
     let secret = match caller.uid {
         0 => Vec::new(),
-        uid => secrets(copied.image().map_err(&failed)?, uid),
+        uid => secrets(
+            copied.image().map_err(&failed)?,
+            uid,
+            "ask root to write the checkpoint",
+        ),
     };
     if !secret.is_empty() {
         let said = format!("there is no checkpoint of job {id}, which runs on");
         return Err(Failure::refused(said, secret));
     }
+    let header = header(daemon, offer, copied.image().map_err(&failed)?)?;
     let saved = copied
-        .write(BufWriter::new(file), &header)
+        .write(BufWriter::new(file), &header, |contents| {
+            daemon.tls.seals.seal(contents)
+        })
         .map_err(&failed)?;
     info!(job = %id, uuid = %header.uuid, pause = ?saved.pause, total = ?saved.total, bytes = saved.written, "wrote a checkpoint");
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
@@ -104,6 +96,30 @@ fn write(
         total_us: micros(saved.total),
         memory_bytes: saved.contents,
         bytes_written: saved.written,
+    })
+}
+
+/// What the file says before anything else.
+fn header(daemon: &Daemon, offer: Offer, image: &JobImage) -> Result<Header, Failure> {
+    let is_stream = |file: &OpenFile| matches!(file.object, FileObject::Stdio(_));
+    Ok(Header {
+        uuid: uuid()?,
+        protocol: version::NEWEST,
+        node: daemon.node().to_string(),
+        release: env!("CARGO_PKG_VERSION").to_owned(),
+        kernel: rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned(),
+        cpu: offer.cpu,
+        job: offer.job,
+        name: offer.name,
+        epoch: offer.epoch,
+        uid: offer.uid,
+        terminal: offer.console.is_some(),
+        piped: image.files.iter().any(is_stream),
+        captured_unix: unix_now(),
+        memory_bytes: offer.memory_bytes,
     })
 }
 
@@ -125,7 +141,7 @@ fn proposal_fits(bytes: u64) -> Result<(), Failure> {
 }
 
 /// Processes into whose memory `uid` may not look: a file of theirs shows it all.
-fn secrets(image: &JobImage, uid: u32) -> Vec<Obstacle> {
+pub(super) fn secrets(image: &JobImage, uid: u32, remedy: &str) -> Vec<Obstacle> {
     let mut obstacles = Vec::new();
     for process in &image.processes {
         let ProcessKind::Live(live) = &process.kind else {
@@ -141,7 +157,7 @@ fn secrets(image: &JobImage, uid: u32) -> Vec<Obstacle> {
                 pid: Some(process.pid),
                 object: format!("process {}", process.pid),
                 reason: "its memory is not for its user to see".into(),
-                remedy: "ask root to write the checkpoint".into(),
+                remedy: remedy.into(),
                 transient: false,
             });
         }

@@ -8,11 +8,12 @@ use libmig::image::{BulkTarget, JobImage};
 use libmig::migration::{DestinationJob, JobError};
 use libmig::restore::{self, Building, CapsuleRef, Complete, Prepared, RestoreError};
 use libmig::sys::HostPid;
-use libmig::transfer::Proposal;
+use libmig::transfer::{Offer, Proposal};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use tracing::warn;
 
 use super::admission::{self, Candidate};
+use super::disk::secrets;
 use super::local::{Local, broken};
 use super::locks::Claims;
 use crate::daemon::Daemon;
@@ -36,12 +37,29 @@ enum Copy {
     Released,
 }
 
+/// What is different about a job that comes from a checkpoint.
+pub(super) struct FromFile {
+    /// The job that the offer in the file names.
+    pub(super) was: String,
+    /// The checkpoint's own name.
+    pub(super) uuid: String,
+    /// The job's own name here.
+    pub(super) name: Option<String>,
+    /// Whose processes may be in it; anybody's if nothing.
+    pub(super) caller: Option<u32>,
+    /// 0, 1 and 2 for those of its standard streams that were pipes.
+    pub(super) streams: Option<[OwnedFd; 3]>,
+    /// Who is about to connect as its `mig exec`.
+    pub(super) follower: Option<OwnedFd>,
+}
+
 /// A job that is to live on this node.
 pub(super) struct Incoming<'a> {
     daemon: &'a Daemon,
     job: JobId,
     epoch: u64,
     source: NodeName,
+    file: Option<FromFile>,
     main: i32,
     local: Option<Local>,
     copy: Copy,
@@ -56,10 +74,19 @@ impl<'a> Incoming<'a> {
             job: job.clone(),
             epoch,
             source: source.clone(),
+            file: None,
             main: 0,
             local: None,
             copy: Copy::None,
             claims: None,
+        }
+    }
+
+    /// The same, from a checkpoint: this node is its home.
+    pub(super) fn from_file(daemon: &'a Daemon, job: &JobId, epoch: u64, file: FromFile) -> Self {
+        Self {
+            file: Some(file),
+            ..Self::new(daemon, job, epoch, daemon.node())
         }
     }
 
@@ -73,8 +100,12 @@ impl<'a> Incoming<'a> {
     /// may stand in its way here.
     fn admit(&self, proposal: &Proposal) -> Result<JobRecord, JobError> {
         let offer = &proposal.offer;
-        if offer.job != self.job.to_string() || offer.epoch != self.epoch {
-            return Err("the offer is for another job than the connection".into());
+        let expected = match &self.file {
+            Some(file) => offer.job == file.was,
+            None => offer.job == self.job.to_string() && offer.epoch == self.epoch,
+        };
+        if !expected {
+            return Err("the offer is for another job".into());
         }
         let candidate = Candidate {
             job: &self.job,
@@ -82,7 +113,10 @@ impl<'a> Incoming<'a> {
             cpu: &offer.cpu,
             files: &proposal.files,
         };
-        let obstacles = admission::obstacles(self.daemon, &candidate)?;
+        let obstacles = match &self.file {
+            Some(_) => admission::at_home(self.daemon, &candidate)?,
+            None => admission::obstacles(self.daemon, &candidate)?,
+        };
         if !obstacles.is_empty() {
             return Err(JobError {
                 error: format!("it cannot live on {}", self.daemon.node()).into(),
@@ -91,13 +125,16 @@ impl<'a> Incoming<'a> {
         }
         Ok(JobRecord {
             id: self.job.clone(),
-            name: offer.name.clone(),
+            name: match &self.file {
+                Some(file) => file.name.clone(),
+                None => offer.name.clone(),
+            },
             uid: offer.uid,
             user: offer.user.clone(),
             command: offer.command.clone(),
             place: Place::Here,
-            epoch: offer.epoch,
-            last_attempt: offer.epoch,
+            epoch: self.epoch,
+            last_attempt: self.epoch,
             pinned: offer.pinned,
             started_unix: offer.started,
             cpu_ms_elsewhere: offer.cpu_ms,
@@ -105,9 +142,9 @@ impl<'a> Incoming<'a> {
         })
     }
 
-    /// Home has its deputy already; elsewhere a capsule is made.
-    fn capsule(&self, uid: u32) -> Result<Local, Failure> {
-        if &self.job.home == self.daemon.node() {
+    /// Home has its deputy already; elsewhere, and for a job from a file, a capsule is made.
+    fn capsule(&mut self, offer: &Offer) -> Result<Local, Failure> {
+        if self.file.is_none() && &self.job.home == self.daemon.node() {
             return Local::find(self.daemon, &self.job);
         }
         let launcher = Launcher {
@@ -115,9 +152,16 @@ impl<'a> Incoming<'a> {
             jobs: self.daemon.config.jobs_dir(),
         };
         wait_for_remains(&launcher, &self.job).map_err(|error| broken(&self.job, &error))?;
-        let handle = launcher
-            .spawn_guest(&self.job, uid)
+        let mut handle = launcher
+            .spawn_guest(&self.job, offer.uid)
             .map_err(|error| broken(&self.job, &error))?;
+        if let Some(file) = &mut self.file
+            && let Some(streams) = file.streams.take()
+        {
+            handle
+                .stand(offer.console.is_some(), streams, file.follower.take())
+                .map_err(|error| broken(&self.job, &error))?;
+        }
         Local::of(handle)
     }
 }
@@ -157,7 +201,7 @@ impl DestinationJob for Incoming<'_> {
         self.daemon
             .jobs
             .reserve(record, self.epoch, self.source.clone())?;
-        self.local = Some(self.capsule(offer.uid)?);
+        self.local = Some(self.capsule(offer)?);
         let daemon: OwnedFd = pidfd_open(getpid(), PidfdFlags::empty())?;
         let pid = ZYGOTE.max(offer.highest_tid.saturating_add(1));
         let local = self.local()?;
@@ -178,6 +222,15 @@ impl DestinationJob for Incoming<'_> {
         let Copy::Prepared(prepared) = std::mem::replace(&mut self.copy, Copy::None) else {
             return Err("an image came before the offer was accepted".into());
         };
+        if let Some(uid) = self.file.as_ref().and_then(|file| file.caller) {
+            let obstacles = secrets(&image, uid, "ask root to restore it");
+            if !obstacles.is_empty() {
+                return Err(JobError {
+                    error: "it is not all the user's own".into(),
+                    obstacles,
+                });
+            }
+        }
         let local = self.local()?;
         local.capsule.arrive(state.to_vec())?;
         let building = prepared
@@ -212,7 +265,8 @@ impl DestinationJob for Incoming<'_> {
         let Copy::Complete(complete) = std::mem::replace(&mut self.copy, Copy::Released) else {
             return Err("a commit came before the copy was complete".into());
         };
-        self.daemon.jobs.journal_live(&self.job, epoch)?;
+        let restored = self.file.as_ref().map(|file| file.uuid.clone());
+        self.daemon.jobs.journal_live(&self.job, epoch, restored)?;
         let locks = complete.waiting();
         if !locks.is_empty() {
             let local = self.local.as_ref().ok_or("there is no capsule")?;
@@ -240,6 +294,7 @@ impl DestinationJob for Incoming<'_> {
         // Husks die with their tracer, a complete copy by its cgroup.
         self.copy = Copy::None;
         let discarded = match self.local.take() {
+            Some(local) if self.file.is_some() => local.discard_restored(self.daemon),
             Some(local) => local.discard(self.daemon),
             None => Ok(()),
         };

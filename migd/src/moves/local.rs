@@ -12,6 +12,7 @@ use libmig::inspect::stdio::{CapsuleStdio, Console, StdioEnd};
 use libmig::restore::RestoreHost;
 use libmig::sys::HostPid;
 use libmig::sys::cgroup::JobGroup;
+use rustix::process::{Signal, pidfd_send_signal};
 use tracing::warn;
 
 use migd::capsule::{Handle, Info, PipeId};
@@ -199,6 +200,22 @@ impl Local {
             // Removes what the capsule leaves when its init has ended.
             watch::start(daemon, &self.job);
         }
+        Ok(())
+    }
+
+    /// Destroys what was built of a job from a checkpoint, and the deputy that was to have it.
+    pub(super) fn discard_restored(mut self, daemon: &Daemon) -> Result<(), Failure> {
+        self.end_processes()?;
+        names::withdraw(&self);
+        let ended = self.capsule.info().map(|report| {
+            // Gone already, it is what it was to be.
+            pidfd_send_signal(&report.init, Signal::KILL).ok();
+        });
+        if let Err(error) = ended {
+            warn!(job = %self.job, %error, "the capsule of a restore has ended by itself");
+        }
+        // Removes what the capsule leaves when its init has ended.
+        watch::start(daemon, &self.job);
         Ok(())
     }
 

@@ -7,6 +7,7 @@
 //! | `outgoing` | the source's end: a running job, frozen, given up, destroyed |
 //! | `incoming` | the destination's end: a capsule, husks, a running job |
 //! | `disk` | a copy of a running job, written to a file |
+//! | `revive` | a job from a file |
 //! | `look` | what stands in the way of a move, asked while the job runs |
 //! | `admission` | what a destination has against a job, asked before it is frozen |
 //! | `lend` | file locks of a copy that has been given up, shared with the destination |
@@ -29,6 +30,7 @@ mod locks;
 mod look;
 mod names;
 mod outgoing;
+pub(crate) mod revive;
 mod silence;
 mod ties;
 
@@ -226,6 +228,7 @@ pub(crate) fn release(daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure>
 /// Destination: destroys what was built. Repeatable.
 pub(crate) fn discard(daemon: &Daemon, arrival: &Arrival) -> Result<(), Failure> {
     match Local::find(daemon, &arrival.record.id) {
+        Ok(local) if &arrival.source == daemon.node() => local.discard_restored(daemon),
         Ok(local) => local.discard(daemon),
         // Its capsule never came to be, or has been removed already.
         Err(_) => Ok(()),

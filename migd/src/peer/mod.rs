@@ -18,6 +18,7 @@ pub(crate) mod hello;
 mod link;
 pub(crate) mod listener;
 pub(crate) mod message;
+mod seal;
 mod stream;
 pub(crate) mod tls;
 

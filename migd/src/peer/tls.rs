@@ -19,6 +19,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::config::Tls;
 use crate::peer::PeerError;
+use crate::peer::seal::{self, Seals};
 
 /// The protocol name of ALPN: whatever else speaks TLS here is refused early.
 const ALPN: &[u8] = b"mig/1";
@@ -30,6 +31,8 @@ pub(crate) struct TlsConfigs {
     pub(crate) dial: Arc<ClientConfig>,
     /// For connections that we accept.
     pub(crate) accept: Arc<ServerConfig>,
+    /// For checkpoints, by the same certificates.
+    pub(crate) seals: Arc<Seals>,
 }
 
 impl TlsConfigs {
@@ -39,7 +42,9 @@ impl TlsConfigs {
     /// Names the file.
     pub(crate) fn load(tls: &Tls, node: &NodeName) -> anyhow::Result<TlsConfigs> {
         let mut roots = RootCertStore::empty();
-        for cert in certs(&tls.ca)? {
+        let authorities = certs(&tls.ca)?;
+        let anchors = seal::anchors(&authorities)?;
+        for cert in authorities {
             roots
                 .add(cert)
                 .with_context(|| format!("{}: not an authority", tls.ca.display()))?;
@@ -56,6 +61,11 @@ impl TlsConfigs {
         let key = PrivateKeyDer::from_pem_file(&tls.key)
             .with_context(|| format!("cannot read the private key {}", tls.key.display()))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let signer = provider
+            .key_provider
+            .load_private_key(key.clone_key())
+            .with_context(|| format!("cannot sign with {}", tls.key.display()))?;
+        let seals = Seals::new(signer, chain.clone(), anchors)?;
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), Arc::clone(&provider))
                 .build()
@@ -77,6 +87,7 @@ impl TlsConfigs {
         Ok(TlsConfigs {
             dial: Arc::new(dial),
             accept: Arc::new(accept),
+            seals: Arc::new(seals),
         })
     }
 }
@@ -114,7 +125,7 @@ pub(crate) fn authenticate<'a>(
 }
 
 /// The one DNS name in the subject alternative names.
-fn node_name(cert: &CertificateDer<'_>) -> Result<NodeName, PeerError> {
+pub(super) fn node_name(cert: &CertificateDer<'_>) -> Result<NodeName, PeerError> {
     let bad = |why: String| PeerError::Certificate(why);
     let (_, parsed) =
         X509Certificate::from_der(cert).map_err(|error| bad(format!("malformed: {error}")))?;

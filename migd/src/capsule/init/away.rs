@@ -218,7 +218,9 @@ impl Init {
         self.children.forget_ends();
         let blob: Blob = postcard::from_bytes(blob).context("the blob cannot be decoded")?;
         let (mut mine, mut guest) = (self.link.clone(), blob.link);
-        if self.place == Place::Away {
+        if self.anew {
+            guest = guest.unread();
+        } else if self.place == Place::Away {
             settle(&mut mine, &mut guest)?;
         } else {
             self.has_terminal = blob.has_terminal;
@@ -361,6 +363,7 @@ impl Init {
     /// Both sides of the exchange are here now: what is left of it goes where it belongs.
     fn come_home(&mut self, mut mine: Link, mut guest: Link) {
         self.place = Place::Home;
+        self.anew = false;
         self.carrier = None;
         self.link = Link::default();
         let output = mine.arrived(Stream::Terminal).to_vec();

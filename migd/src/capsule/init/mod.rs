@@ -104,6 +104,8 @@ pub(crate) struct Init {
     collected: bool,
     /// The job has left this node for good.
     departed: bool,
+    /// The job comes from a checkpoint: what the two inits had said to each other then is history.
+    anew: bool,
 }
 
 /// What a descriptor in the poll set is.
@@ -161,6 +163,7 @@ impl Init {
             ending: None,
             collected: false,
             departed: false,
+            anew: false,
         };
         if let (Some(program), Some(start)) = (order.program, parts.start) {
             init.pipe_ids = [0, 1, 2].map(|i| pipes::pipe_id(&start.stdio[i]));

@@ -155,6 +155,7 @@ impl Init {
                 self.caller = None;
                 done
             }
+            Request::Stand { has_terminal } => self.stand(has_terminal, fds).map(|()| done)?,
         })
     }
 
@@ -213,14 +214,32 @@ impl Init {
 
     /// Becomes the init of a job that is here without a capsule, until it leaves.
     fn adopt(&mut self, adopt: &Adopt, place: OwnedFd) -> Result<()> {
-        let fresh = self.place != Place::Away && self.children.main().is_none();
-        ensure!(fresh && self.pending.is_none(), "the job has a capsule");
+        ensure!(self.is_fresh(), "the job has a capsule");
         self.place = Place::Home;
         self.pipe_ids = adopt.pipes;
         self.has_terminal = adopt.has_terminal;
         self.children.set_stopped(adopt.stopped);
         self.caller = Some(place);
         Ok(())
+    }
+
+    /// Becomes the deputy of a job that comes from a checkpoint.
+    fn stand(&mut self, has_terminal: bool, fds: Vec<OwnedFd>) -> Result<()> {
+        ensure!(self.is_fresh(), "the job has a capsule");
+        let mut fds = fds.into_iter();
+        for pipe in &mut self.pipes {
+            pipe.original = Some(fds.next().context("a standard stream is missing")?);
+        }
+        self.caller = fds.next();
+        self.place = Place::Away;
+        self.has_terminal = has_terminal;
+        self.anew = true;
+        Ok(())
+    }
+
+    /// Whether there has been no job here yet.
+    fn is_fresh(&self) -> bool {
+        self.place != Place::Away && self.children.main().is_none() && self.pending.is_none()
     }
 
     /// The daemon says which process the main program is.
