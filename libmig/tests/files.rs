@@ -20,8 +20,8 @@ use libmig::{
     },
     image::{
         AsyncOwner, BulkTarget, CapsuleImage, Clocks, Descriptor, FileMapping, FileObject,
-        FilePath, FsContext, IntervalTimer, JobImage, Layout, LiveProcess, MemoryImage, OpenFile,
-        Process, ProcessKind, Stdio as Stream, Tty, TtyInput,
+        FilePath, FsContext, IntervalTimer, JobImage, Layout, LiveProcess, LockFuture, MemoryImage,
+        OpenFile, Process, ProcessKind, Stdio as Stream, Tty, TtyInput,
     },
     inspect::maps,
     restore::{
@@ -557,6 +557,8 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
             mappings: Vec::new(),
             vdso: None,
             membarrier: 0,
+            lock_future: LockFuture::Not,
+            merge_future: false,
         },
         descriptors,
         fs: FsContext {

@@ -112,6 +112,8 @@ fn mapping(start: u64, pages: u64, protection: u8, backing: Backing) -> Mapping 
         backing,
         flags: MappingFlags::default(),
         guards: Vec::new(),
+        name: None,
+        policy: None,
     }
 }
 
@@ -160,6 +162,7 @@ fn thread(tid: Pid, program: u64) -> Thread {
         io_priority: 0,
         tsc_mode: 1,
         seccomp: Seccomp::Off,
+        memory_policy: None,
     }
 }
 
@@ -210,6 +213,8 @@ fn live(threads: Vec<Thread>) -> LiveProcess {
             ],
             vdso: None,
             membarrier: 0,
+            lock_future: LockFuture::Not,
+            merge_future: false,
         },
         descriptors: Vec::new(),
         fs: FsContext {
@@ -537,6 +542,7 @@ fn shared_memory_is_one_object_for_all() {
                 name: b"spool".to_vec(),
                 seals: 2,
                 hugetlb_kib: 0,
+                attributes: Attributes::default(),
             },
             size: PAGE,
         },

@@ -8,6 +8,7 @@
 mod build;
 mod catalogue;
 mod groups;
+mod huge_pages;
 mod running;
 
 pub use build::{build, build_all};

@@ -1,7 +1,7 @@
 //! The address space of a stopped process -> [`MemoryImage`].
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs::{self, OpenOptions},
     io,
     os::{
@@ -11,12 +11,14 @@ use std::{
     path::Path,
 };
 
-use super::{CaptureError, SharedRegistry, hindrance::obstacle, process, shm::Place};
+use super::{
+    CaptureError, SharedRegistry, hindrance::obstacle, process, shm::Place, space::SpaceAnswers,
+};
 use crate::{
     api::Obstacle,
     image::{
-        Backing, FileMapping, FilePath, Layout, Mapping, MappingFlags, MemoryImage, Pid,
-        SharedAccess, SharedFile, SharedId, Vdso,
+        Backing, FileMapping, FilePath, Layout, Mapping, MappingFlags, MemoryImage, MemoryPolicy,
+        Pid, SharedAccess, SharedFile, SharedId, Vdso,
     },
     inspect::{
         mapping_rules::{self, Kind},
@@ -30,7 +32,7 @@ use crate::{
 pub(super) fn capture(
     (pid, host): (Pid, HostPid),
     layout: Layout,
-    membarrier: u32,
+    space: &SpaceAnswers,
     (shared, root, shm): (&mut SharedRegistry, &OwnedFd, Option<u64>),
 ) -> Result<MemoryImage, CaptureError> {
     let areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
@@ -42,6 +44,7 @@ pub(super) fn capture(
         shm,
         pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
         paths: HashMap::new(),
+        policies: &space.policies,
     };
     let mut mappings = Vec::with_capacity(areas.len());
     let mut vdso = None;
@@ -76,7 +79,9 @@ pub(super) fn capture(
         exe_object,
         mappings,
         vdso,
-        membarrier,
+        membarrier: space.membarrier,
+        lock_future: space.lock_future,
+        merge_future: space.merge_future,
     })
 }
 
@@ -90,6 +95,8 @@ struct Reader<'a> {
     pagemap: fs::File,
     /// Files that were checked already.
     paths: HashMap<Sight, FilePath>,
+    /// Memory policies by the first address of a mapping.
+    policies: &'a BTreeMap<u64, MemoryPolicy>,
 }
 
 /// Device, inode and name of a mapped file.
@@ -110,7 +117,8 @@ impl Reader<'_> {
             Kind::VvarClock => Backing::VvarClock,
             Kind::Shared => {
                 let file = self.open(area)?;
-                let object = self.shared.intern(&file, &area.area.name)?;
+                let name = mapping_rules::object_name(&area.area.name);
+                let object = self.shared.intern(&file, name)?;
                 Backing::Shared {
                     object,
                     offset: area.area.offset,
@@ -128,6 +136,8 @@ impl Reader<'_> {
             backing,
             flags: flags(area),
             guards: self.guards(area, kind)?,
+            name: mapping_rules::given_name(&area.area.name).map(<[u8]>::to_vec),
+            policy: self.policies.get(&area.area.start).cloned(),
         })
     }
 

@@ -23,6 +23,7 @@ mod seccomp;
 mod shared;
 mod shm;
 mod sleep;
+mod space;
 mod succeed;
 mod system_v;
 mod thread;

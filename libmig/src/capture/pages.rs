@@ -7,7 +7,7 @@ use rustix::fs::{SeekFrom, seek};
 
 use super::{BulkSink, CaptureError, Captured, Frozen, memory::unreadable};
 use crate::{
-    image::{Backing, BulkTarget, Mapping, Pid, ProcessKind, SharedId},
+    image::{Backing, BulkTarget, Mapping, Pid, ProcessKind, SharedId, SharedMemory},
     sys::{HostPid, pagemap, process_vm},
 };
 
@@ -44,7 +44,7 @@ impl Frozen {
                 .shared
                 .contents(id)
                 .expect("the image lists the registry's objects");
-            send_shared(file, id, object.size, sink, &mut buffer)?;
+            send_shared(file, (id, object), sink, &mut buffer)?;
         }
         Ok(())
     }
@@ -133,20 +133,31 @@ fn read(host: HostPid, memory: &File, address: u64, run: &mut [u8]) -> io::Resul
 
 fn send_shared(
     file: &File,
-    object: SharedId,
-    size: u64,
+    (id, object): (SharedId, &SharedMemory),
     sink: &mut dyn BulkSink,
     buffer: &mut [u8],
 ) -> Result<(), CaptureError> {
     let mut offset = 0;
-    while let Some((start, end)) = next_data(file, offset, size).map_err(CaptureError::Bulk)? {
+    while let Some((start, end)) =
+        next_data(file, offset, object.size).map_err(CaptureError::Bulk)?
+    {
         let mut at = start;
         while at < end {
             let len = (end - at).min(RUN);
             let run = &mut buffer[..usize::try_from(len).expect("at most 1 MiB")];
             file.read_exact_at(run, at).map_err(CaptureError::Bulk)?;
-            sink.bulk(BulkTarget::Shared { object, offset: at }, run)
+            // hugetlbfs does not tell its holes, which read as zeros.
+            let huge = object.kind.hugetlb_kib() != 0;
+            if !huge || run.iter().any(|byte| *byte != 0) {
+                sink.bulk(
+                    BulkTarget::Shared {
+                        object: id,
+                        offset: at,
+                    },
+                    run,
+                )
                 .map_err(CaptureError::Bulk)?;
+            }
             at += len;
         }
         offset = end;

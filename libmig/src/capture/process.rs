@@ -111,7 +111,7 @@ fn live(
     let memory = memory::capture(
         process,
         layout,
-        answers.membarrier,
+        &answers.space,
         (context.shared, &context.root, context.shm),
     )?;
     let calls = interrupted_calls(frozen, context)?;

@@ -1,10 +1,13 @@
 //! What only a process can tell, asked in one batch of system calls that it
 //! executes itself: actions, timers, brk, prctls, limits.
 
-use super::CaptureError;
+use super::{
+    CaptureError,
+    space::{PolicyQuestion, SpaceAnswers, SpaceQuestions},
+};
 use crate::{
-    image::{AltStack, IntervalTimer, Limit, SignalAction},
-    inspect::maps,
+    image::{AltStack, IntervalTimer, Limit, MemoryPolicy, SignalAction},
+    inspect::maps::{self, Area},
     sys::{
         ptrace::Stopped,
         remote::{Batch, DataRef, Injector, RemoteError, Results, Slot},
@@ -14,7 +17,6 @@ use crate::{
 const SIGNALS: usize = 64;
 const LIMITS: u64 = 16;
 const PR_GET_MDWE: u64 = 66;
-const MEMBARRIER_CMD_GET_REGISTRATIONS: u64 = 1 << 9;
 
 /// Answers about a process.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ pub(super) struct ProcessAnswers {
     pub(super) child_subreaper: bool,
     pub(super) thp_disable: bool,
     pub(super) exec_gain: u32,
-    pub(super) membarrier: u32,
+    pub(super) space: SpaceAnswers,
     /// By RLIMIT_*.
     pub(super) limits: Vec<Limit>,
 }
@@ -42,6 +44,7 @@ pub(super) struct ThreadAnswers {
     pub(super) securebits: u32,
     pub(super) tsc_mode: i32,
     pub(super) timer_slack_ns: u64,
+    pub(super) memory_policy: Option<MemoryPolicy>,
 }
 
 /// Asks a process and all its threads; the first is the leader. Nothing of the
@@ -52,9 +55,10 @@ pub(super) fn ask<'a>(
 ) -> Result<(ProcessAnswers, Vec<ThreadAnswers>), CaptureError> {
     let leader = threads.next().expect("a live process has a leader");
     let pid = leader.thread();
-    let site = maps::injection_site(pid).map_err(CaptureError::proc(pid, "maps"))?;
+    let areas = maps::read(pid).map_err(CaptureError::proc(pid, "maps"))?;
+    let site = maps::site_among(pid, &areas).map_err(CaptureError::proc(pid, "maps"))?;
     let injector = Injector::install(leader, &site)?;
-    let answers = ask_through(injector, leader, threads, timers);
+    let answers = ask_through(injector, leader, threads, (timers, &areas));
     let removed = injector.remove(leader, site.foothold);
     let answers = answers?;
     removed?;
@@ -93,13 +97,14 @@ fn ask_through<'a>(
     injector: Injector,
     leader: &mut Stopped,
     others: impl Iterator<Item = &'a mut Stopped>,
-    timers: &[i32],
+    (timers, areas): (&[i32], &[Area]),
 ) -> Result<(ProcessAnswers, Vec<ThreadAnswers>), RemoteError> {
     let mut batch = Batch::new();
-    let process = ProcessQuestions::new(&mut batch, timers);
+    let process = ProcessQuestions::new(&mut batch, timers, areas);
     let thread = ThreadQuestions::new(&mut batch);
     let results = injector.run(leader, &batch)?;
-    let answers = process.answers(&results)?;
+    let more = |batch: &Batch| injector.run(leader, batch);
+    let answers = process.answers(&results, more)?;
     let mut of_threads = vec![thread.answers(&results)?];
     for other in others {
         let mut batch = Batch::new();
@@ -119,12 +124,12 @@ struct ProcessQuestions {
     child_subreaper: DataRef,
     thp_disable: Slot,
     exec_gain: Slot,
-    membarrier: Slot,
+    space: SpaceQuestions,
     limits: Vec<DataRef>,
 }
 
 impl ProcessQuestions {
-    fn new(batch: &mut Batch, timers: &[i32]) -> Self {
+    fn new(batch: &mut Batch, timers: &[i32], areas: &[Area]) -> Self {
         let actions = (1..=SIGNALS as u64)
             .map(|signal| {
                 let action = batch.reserve(32);
@@ -158,12 +163,8 @@ impl ProcessQuestions {
             &[libc::PR_GET_CHILD_SUBREAPER.into(), child_subreaper.into()],
         );
         let thp_disable = batch.call(libc::SYS_prctl, &[libc::PR_GET_THP_DISABLE.into()]);
-        // Linux 6.3, both.
+        // Linux 6.3.
         let exec_gain = batch.attempt(libc::SYS_prctl, &[PR_GET_MDWE.into()]);
-        let membarrier = batch.attempt(
-            libc::SYS_membarrier,
-            &[MEMBARRIER_CMD_GET_REGISTRATIONS.into()],
-        );
         Self {
             actions,
             itimers,
@@ -173,12 +174,16 @@ impl ProcessQuestions {
             child_subreaper,
             thp_disable,
             exec_gain,
-            membarrier,
+            space: SpaceQuestions::new(batch, areas),
             limits: limits(batch),
         }
     }
 
-    fn answers(&self, results: &Results) -> Result<ProcessAnswers, RemoteError> {
+    fn answers(
+        &self,
+        results: &Results,
+        run: impl FnOnce(&Batch) -> Result<Results, RemoteError>,
+    ) -> Result<ProcessAnswers, RemoteError> {
         results.complete()?;
         let itimer = |data: &DataRef| {
             let [interval, value] = pair(results, *data, 1_000_000);
@@ -211,7 +216,7 @@ impl ProcessQuestions {
             child_subreaper: results.half(self.child_subreaper) != 0,
             thp_disable: results.value(self.thp_disable)? != 0,
             exec_gain: small(results, self.exec_gain),
-            membarrier: small(results, self.membarrier),
+            space: self.space.answers(results, run)?,
             limits: self
                 .limits
                 .iter()
@@ -251,6 +256,7 @@ struct ThreadQuestions {
     tsc: DataRef,
     securebits: Slot,
     timer_slack: Slot,
+    memory_policy: PolicyQuestion,
 }
 
 impl ThreadQuestions {
@@ -274,6 +280,7 @@ impl ThreadQuestions {
             tsc,
             securebits,
             timer_slack,
+            memory_policy: PolicyQuestion::new(batch, None),
         }
     }
 
@@ -291,6 +298,7 @@ impl ThreadQuestions {
             securebits: u32::try_from(results.value(self.securebits)?).unwrap_or(0),
             tsc_mode: results.half(self.tsc).cast_signed(),
             timer_slack_ns: results.value(self.timer_slack)?,
+            memory_policy: self.memory_policy.answer(results),
         })
     }
 }

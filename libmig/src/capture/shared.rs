@@ -15,6 +15,7 @@ use std::{
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstatfs};
 
+use super::shm::{Place, attributes};
 use crate::image::{SharedFile, SharedId, SharedKind, SharedMemory};
 
 /// f_type of hugetlbfs, whose block size is the huge page size.
@@ -156,6 +157,7 @@ fn describe(kind: &NamedKind<'_>, file: &File) -> io::Result<SharedKind> {
             name: name.to_vec(),
             seals: seals(file)?.bits(),
             hugetlb_kib,
+            attributes: attributes(&Place::Open(file), &file.metadata()?)?,
         },
     })
 }
@@ -175,6 +177,7 @@ mod tests {
         rustix::fs::ftruncate(&first, 8192).unwrap();
         fcntl_add_seals(&first, SealFlags::SHRINK).unwrap();
         let second = rustix::io::dup(&first).unwrap();
+        let file = File::from(rustix::io::dup(&first).unwrap());
         let other = memfd_create("c", MemfdFlags::empty()).unwrap();
         let mut registry = SharedRegistry::new();
         assert_eq!(registry.intern(&first, b"/memfd:a b (deleted)").unwrap(), 0);
@@ -189,6 +192,7 @@ mod tests {
             name: b"a b".to_vec(),
             seals,
             hugetlb_kib: 0,
+            attributes: attributes(&Place::Open(&file), &file.metadata().unwrap()).unwrap(),
         };
         assert_eq!(
             objects[0],

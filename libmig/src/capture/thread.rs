@@ -62,6 +62,7 @@ pub(super) fn capture(
         io_priority: sched::io_priority(thread).map_err(failed("the I/O priority"))?,
         tsc_mode: answers.tsc_mode,
         seccomp: frozen.confinement.to_image(filters),
+        memory_policy: answers.memory_policy.clone(),
     })
 }
 

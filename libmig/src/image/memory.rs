@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FilePath, SharedFile};
+use super::{Attributes, FilePath, SharedFile};
 
 /// Index into [`super::JobImage::shared`].
 pub type SharedId = u32;
@@ -23,6 +23,36 @@ pub struct MemoryImage {
     pub vdso: Option<Vdso>,
     /// membarrier(2) registrations, MEMBARRIER_CMD_GET_REGISTRATIONS.
     pub membarrier: u32,
+    /// mlockall(MCL_FUTURE): what happens to mappings that are made later.
+    pub lock_future: LockFuture,
+    /// PR_GET_MEMORY_MERGE: mappings that are made later are merged (KSM).
+    pub merge_future: bool,
+}
+
+/// What mlockall(2) has in store for mappings that are made later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum LockFuture {
+    /// Nothing.
+    #[default]
+    Not,
+    /// MCL_FUTURE: they are populated and locked.
+    Populated,
+    /// MCL_FUTURE | MCL_ONFAULT: what is touched stays.
+    OnFault,
+}
+
+/// On which memory nodes pages are placed, set_mempolicy(2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryPolicy {
+    /// MPOL_* with MPOL_F_STATIC_NODES and the like.
+    pub mode: i32,
+    /// Bit n for node n, without zero words at the end.
+    pub nodes: Vec<u64>,
+}
+
+impl MemoryPolicy {
+    /// Words of a mask that no kernel exceeds (MAX_NUMNODES).
+    pub const WORDS: usize = 16;
 }
 
 /// The numbers that PR_SET_MM_MAP takes.
@@ -70,6 +100,10 @@ pub struct Mapping {
     pub flags: MappingFlags,
     /// Lightweight guard regions (MADV_GUARD_INSTALL), absolute addresses.
     pub guards: Vec<(u64, u64)>,
+    /// PR_SET_VMA_ANON_NAME.
+    pub name: Option<Vec<u8>>,
+    /// mbind(2); the thread's own where there is none.
+    pub policy: Option<MemoryPolicy>,
 }
 
 /// What a mapping maps.
@@ -191,7 +225,20 @@ pub enum SharedKind {
         seals: u32,
         /// Huge page size in KiB; 0 for ordinary pages.
         hugetlb_kib: u32,
+        /// Owner, mode and the like.
+        attributes: Attributes,
     },
     /// A regular file of /dev/shm, or one without a name.
     File(SharedFile),
+}
+
+impl SharedKind {
+    /// Size of its huge pages in KiB; 0 for ordinary pages.
+    #[must_use]
+    pub fn hugetlb_kib(&self) -> u32 {
+        match self {
+            Self::Anonymous { hugetlb_kib } | Self::Memfd { hugetlb_kib, .. } => *hugetlb_kib,
+            Self::File(_) => 0,
+        }
+    }
 }

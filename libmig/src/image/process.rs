@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, FilePath, MemoryImage};
+use super::{Descriptor, FilePath, MemoryImage, MemoryPolicy};
 
 /// A process ID as the capsule sees it (level of the capsule's pid namespace).
 pub type Pid = i32;
@@ -134,6 +134,8 @@ pub struct Thread {
     pub tsc_mode: i32,
     /// What seccomp(2) confines it to.
     pub seccomp: Seccomp,
+    /// set_mempolicy(2); `None` for the default.
+    pub memory_policy: Option<MemoryPolicy>,
 }
 
 /// What seccomp(2) confines a thread to.

@@ -123,6 +123,23 @@ pub fn describe(area: &DetailedArea) -> String {
     }
 }
 
+/// The name that the program gave to an anonymous mapping (PR_SET_VMA_ANON_NAME).
+#[must_use]
+pub fn given_name(name: &[u8]) -> Option<&[u8]> {
+    [b"[anon:".as_slice(), b"[anon_shmem:"]
+        .iter()
+        .find_map(|start| name.strip_prefix(*start)?.strip_suffix(b"]"))
+}
+
+/// The name of a shared object, which one that the program gave hides.
+#[must_use]
+pub fn object_name(name: &[u8]) -> &[u8] {
+    match given_name(name) {
+        Some(_) => b"/dev/zero (deleted)",
+        None => name,
+    }
+}
+
 /// What a mapping is by its name; nothing for one that cannot move.
 pub(super) fn kind(area: &Area) -> Option<Kind> {
     let name = area.name.as_slice();
@@ -136,8 +153,12 @@ pub(super) fn kind(area: &Area) -> Option<Kind> {
         b"/anon_hugepage (deleted)" if !area.shared => return Some(Kind::Anonymous),
         _ => {}
     }
-    if name.starts_with(b"[anon:") && !area.shared {
-        return Some(Kind::Anonymous);
+    if given_name(name).is_some() {
+        return Some(if area.shared {
+            Kind::Shared
+        } else {
+            Kind::Anonymous
+        });
     }
     if matches!(name, b"/dev/zero (deleted)" | b"/anon_hugepage (deleted)")
         || name.starts_with(b"/memfd:")
@@ -238,6 +259,7 @@ mod tests {
         let cases = [
             ("", 'p', "rd wr mr mw me ac", Kind::Anonymous),
             ("[anon:x]", 'p', "rd", Kind::Anonymous),
+            ("[anon_shmem:x y]", 's', "rd sh", Kind::Shared),
             ("/usr/bin/x", 'p', "rd ex", Kind::File),
             ("/dev/shm/x", 's', "rd sh", Kind::File),
             ("/dev/shm/sem.x (deleted)", 's', "rd sh", Kind::File),
@@ -271,5 +293,9 @@ mod tests {
                     && !obstacle.remedy.is_empty()
             );
         }
+        let text =
+            b"7f00-8f00 rw-p 00000000 00:00 0\nProtectionKey: 3\nVmFlags: rd wr mr mw me ac\n";
+        let obstacle = classify(7, &smaps::parse(text).unwrap()[0]).unwrap_err();
+        assert!(obstacle.reason.contains("memory protection key 3"));
     }
 }

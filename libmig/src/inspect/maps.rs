@@ -134,10 +134,17 @@ pub fn parse_line(line: &[u8]) -> Option<Area> {
 /// When the process is gone, has no free range, or no executable mapping with
 /// a `syscall` instruction.
 pub fn injection_site(pid: HostPid) -> io::Result<Site> {
-    let areas = read(pid)?;
-    let hole = find_hole(&areas, Injector::SPAN)
+    site_among(pid, &read(pid)?)
+}
+
+/// The same, in a process whose mappings are known.
+///
+/// # Errors
+/// As [`injection_site`].
+pub fn site_among(pid: HostPid, areas: &[Area]) -> io::Result<Site> {
+    let hole = find_hole(areas, Injector::SPAN)
         .ok_or_else(|| io::Error::other("no free address range for injected code"))?;
-    let foothold = find_foothold(pid, &areas)?;
+    let foothold = find_foothold(pid, areas)?;
     Ok(Site { hole, foothold })
 }
 

@@ -255,3 +255,24 @@ pub(crate) fn foreign_interest(number: i32) -> Refusal {
         "let the program remove what it watches before it closes it",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_anonymous_inode_is_named() {
+        for (link, what, reason) in [
+            ("[userfaultfd]", "userfaultfd", "page faults itself"),
+            ("[perf_event]", "perf_event", "this node's CPUs"),
+            ("[io_uring]", "io_uring", "this node's kernel"),
+            ("bpf-map", "bpf-map", "kernel object"),
+            ("bpf-prog", "bpf-prog", "kernel object"),
+            ("kvm-vm", "kvm-vm", "kernel object"),
+        ] {
+            let refusal = anonymous(link.as_bytes());
+            assert_eq!(refusal.what, what);
+            assert!(refusal.reason.contains(reason) && !refusal.remedy.is_empty());
+        }
+    }
+}

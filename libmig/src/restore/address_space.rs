@@ -4,14 +4,19 @@
 use std::os::fd::RawFd;
 
 use super::layout::{ADDRESS_END, Layout, Map, Source, Touch};
+use super::numa;
 use crate::{
-    image::{MemoryImage, SharedId},
+    image::{LockFuture, Mapping, MemoryImage, SharedId},
     sys::remote::{Arg, Batch, Slot},
 };
 
 const ARCH_MAP_VDSO_64: u64 = 0x2003;
 const PR_SET_MM: u64 = 35;
 const PR_SET_MM_MAP: u64 = 14;
+const PR_SET_VMA: u64 = 0x5356_4d41;
+const PR_SET_VMA_ANON_NAME: u64 = 0;
+/// Linux 6.4.
+const PR_SET_MEMORY_MERGE: u64 = 67;
 const MLOCK_ONFAULT: u64 = 1;
 /// mseal(2), Linux 6.10.
 const SYS_MSEAL: i64 = 462;
@@ -38,12 +43,25 @@ pub(super) struct VdsoPlace {
 /// Empties the husk but for the injected pages at `keep`, places the vDSO and
 /// maps everything.
 pub(super) fn map(
-    layout: &Layout,
+    (layout, memory): (&Layout, &MemoryImage),
     keep: (u64, u64),
     vdso: Option<VdsoPlace>,
     sources: &Sources<'_>,
 ) -> Batch {
     let mut batch = Batch::new();
+    if memory.merge_future {
+        // For the mappings made from here on. Not all kernels can.
+        batch.attempt(
+            libc::SYS_prctl,
+            &[
+                PR_SET_MEMORY_MERGE.into(),
+                1u64.into(),
+                0u64.into(),
+                0u64.into(),
+                0u64.into(),
+            ],
+        );
+    }
     batch.call(libc::SYS_munmap, &[0u64.into(), keep.0.into()]);
     batch.call(
         libc::SYS_munmap,
@@ -68,7 +86,30 @@ pub(super) fn map(
     for touch in &layout.before {
         add_touch(&mut batch, *touch);
     }
+    for mapping in &memory.mappings {
+        numa::bind(&mut batch, mapping);
+        name_it(&mut batch, mapping);
+    }
     batch
+}
+
+/// PR_SET_VMA_ANON_NAME; not all kernels have names.
+fn name_it(batch: &mut Batch, mapping: &Mapping) {
+    let Some(name) = &mapping.name else {
+        return;
+    };
+    let length = mapping.end - mapping.start;
+    let name = batch.string(name);
+    batch.attempt(
+        libc::SYS_prctl,
+        &[
+            PR_SET_VMA.into(),
+            PR_SET_VMA_ANON_NAME.into(),
+            mapping.start.into(),
+            length.into(),
+            name.into(),
+        ],
+    );
 }
 
 fn map_anonymous(batch: &mut Batch, address: u64, length: u64) {
@@ -156,6 +197,14 @@ pub(super) fn settle(
         add_touch(batch, *touch);
     }
     set_numbers(batch, memory, daemon, exe);
+    let lock_future = match memory.lock_future {
+        LockFuture::Not => None,
+        LockFuture::Populated => Some(libc::MCL_FUTURE),
+        LockFuture::OnFault => Some(libc::MCL_FUTURE | libc::MCL_ONFAULT),
+    };
+    if let Some(flags) = lock_future {
+        batch.call(libc::SYS_mlockall, &[flags.into()]);
+    }
     for bit in (0..32).filter(|bit| memory.membarrier & 1 << bit != 0) {
         batch.call(
             libc::SYS_membarrier,

@@ -294,7 +294,7 @@ impl Building {
             files: &files,
             shared: &shared,
         };
-        let batch = address_space::map(&layout, keep, vdso, &sources);
+        let batch = address_space::map((&layout, &process.memory), keep, vdso, &sources);
         let husk = self
             .husks
             .get_mut(&pid)

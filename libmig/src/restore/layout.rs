@@ -122,6 +122,14 @@ pub fn plan(pid: Pid, memory: &MemoryImage) -> Result<Layout, Obstacle> {
         layout
             .add(mapping)
             .map_err(|reason| obstacle(pid, mapping, reason))?;
+        if memory.merge_future && mapping.backing == Backing::Anonymous && !mapping.flags.mergeable
+        {
+            layout.before.push(Touch::Advise {
+                address: mapping.start,
+                length: mapping.end - mapping.start,
+                advice: libc::MADV_UNMERGEABLE,
+            });
+        }
     }
     Ok(layout)
 }
@@ -203,7 +211,9 @@ impl Layout {
             flags |= libc::MAP_NORESERVE;
         }
         let protection = u64::from(mapping.protection & 7);
-        let once_writable = mapping.flags.accounted && sharing == libc::MAP_PRIVATE;
+        // Nobody writes past the protection of huge pages.
+        let huge = mapping.flags.hugetlb_kib != 0;
+        let once_writable = (mapping.flags.accounted || huge) && sharing == libc::MAP_PRIVATE;
         let first = if once_writable {
             protection | WRITE
         } else {

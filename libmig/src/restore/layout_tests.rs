@@ -1,7 +1,7 @@
 //! The layout planner: what is mapped, in which order, and what is refused.
 
 use super::*;
-use crate::image::{FileMapping, Layout as Numbers};
+use crate::image::{FileMapping, Layout as Numbers, LockFuture};
 
 fn mapping(start: u64, pages: u64, protection: u8, backing: Backing) -> Mapping {
     Mapping {
@@ -11,6 +11,8 @@ fn mapping(start: u64, pages: u64, protection: u8, backing: Backing) -> Mapping 
         backing,
         flags: MappingFlags::default(),
         guards: Vec::new(),
+        name: None,
+        policy: None,
     }
 }
 
@@ -33,6 +35,8 @@ fn memory(mappings: Vec<Mapping>) -> MemoryImage {
         mappings,
         vdso: None,
         membarrier: 0,
+        lock_future: LockFuture::Not,
+        merge_future: false,
     }
 }
 

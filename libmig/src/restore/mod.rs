@@ -21,6 +21,7 @@ pub mod layout;
 mod limits;
 mod locks;
 mod names;
+mod numa;
 mod own_vdso;
 mod pin;
 mod prepare;

@@ -169,10 +169,21 @@ impl Tree {
         files: &super::sources::SharedObjects,
     ) -> Result<(), RestoreError> {
         for (id, memory) in (0..).zip(&image.shared) {
-            if let (SharedKind::File(file), Some(made)) = (&memory.kind, files.get(id)) {
+            let Some(made) = files.get(id) else {
+                continue;
+            };
+            match &memory.kind {
                 // Elsewhere the file system may not have all of them.
-                let settled = settle_file(made, &file.attributes, file.in_shm);
-                settled.map_err(making(&file.path))?;
+                SharedKind::File(file) => {
+                    settle_file(made, &file.attributes, file.in_shm).map_err(making(&file.path))?
+                }
+                SharedKind::Memfd {
+                    attributes, name, ..
+                } => settle_file(made, attributes, false).map_err(host(format!(
+                    "give memfd {} its owner",
+                    String::from_utf8_lossy(name)
+                )))?,
+                SharedKind::Anonymous { .. } => {}
             }
         }
         // What is inside changes the times of a folder.

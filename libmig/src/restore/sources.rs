@@ -21,8 +21,14 @@ use crate::{
     api::Obstacle,
     image::{FilePath, Pid, SharedId, SharedKind, SharedMemory},
     inspect::manifest,
-    sys::remote::{Batch, Injector},
+    sys::{
+        remote::{Batch, Injector},
+        shared_pages,
+    },
 };
+
+/// Linux 6.3.
+const F_SEAL_EXEC: u32 = 0x20;
 
 /// Files opened in the job's root, each once for the whole tree.
 #[derive(Debug)]
@@ -115,15 +121,18 @@ struct Object {
     readable: File,
     /// A file that may be somebody's program, which nobody may have open for writing.
     is_file: bool,
+    /// Size of its huge pages in KiB; 0 for ordinary pages.
+    hugetlb_kib: u32,
 }
 
 impl Object {
-    fn new(file: File, is_file: bool) -> Result<Self, RestoreError> {
+    fn new(file: File, kind: &SharedKind) -> Result<Self, RestoreError> {
         let readable = reopen(&file)?;
         Ok(Self {
             file,
             readable,
-            is_file,
+            is_file: matches!(kind, SharedKind::File(_)),
+            hugetlb_kib: kind.hugetlb_kib(),
         })
     }
 }
@@ -144,20 +153,25 @@ impl SharedObjects {
     ) -> Result<Self, RestoreError> {
         let mut objects = Vec::new();
         for (id, memory) in shared.iter().enumerate() {
-            let is_file = matches!(memory.kind, SharedKind::File(_));
             let object = match &memory.kind {
                 SharedKind::Anonymous { hugetlb_kib } => {
                     anonymous(id, memory.size, *hugetlb_kib, zygote, injector)?
                 }
                 SharedKind::Memfd {
-                    name, hugetlb_kib, ..
-                } => memfd(id, memory.size, name, *hugetlb_kib)?,
+                    name,
+                    hugetlb_kib,
+                    seals,
+                    attributes,
+                } => {
+                    let never_runs = seals & F_SEAL_EXEC != 0 && attributes.mode & 0o111 == 0;
+                    memfd(id, memory.size, name, (*hugetlb_kib, never_runs))?
+                }
                 SharedKind::File(_) => {
                     let made = SharedId::try_from(id).ok().and_then(|id| files.remove(&id));
                     made.ok_or_else(|| nowhere(id))?
                 }
             };
-            objects.push(Object::new(object, is_file)?);
+            objects.push(Object::new(object, &memory.kind)?);
         }
         Ok(Self { objects })
     }
@@ -195,9 +209,11 @@ impl SharedObjects {
     }
 
     pub(super) fn write(&self, id: SharedId, offset: u64, bytes: &[u8]) -> std::io::Result<()> {
-        self.get(id)
-            .ok_or(std::io::ErrorKind::InvalidInput)?
-            .write_all_at(bytes, offset)
+        let object = self.object(id).ok_or(std::io::ErrorKind::InvalidInput)?;
+        match object.hugetlb_kib {
+            0 => object.file.write_all_at(bytes, offset),
+            kib => shared_pages::write(&object.file, offset, bytes, u64::from(kib) * 1024),
+        }
     }
 
     /// Seals are set when contents and mappings are there.
@@ -225,7 +241,12 @@ fn nowhere(id: usize) -> Obstacle {
     }
 }
 
-fn memfd(id: usize, size: u64, name: &[u8], hugetlb_kib: u32) -> Result<File, RestoreError> {
+fn memfd(
+    id: usize,
+    size: u64,
+    name: &[u8],
+    (hugetlb_kib, never_runs): (u32, bool),
+) -> Result<File, RestoreError> {
     let failed = || {
         format!(
             "make shared memory {id}, memfd {}",
@@ -236,6 +257,10 @@ fn memfd(id: usize, size: u64, name: &[u8], hugetlb_kib: u32) -> Result<File, Re
     if hugetlb_kib != 0 {
         flags |= MemfdFlags::HUGETLB
             | MemfdFlags::from_bits_retain((hugetlb_kib.trailing_zeros() + 10) << 26);
+    }
+    if never_runs {
+        // The only kind that may be made where vm.memfd_noexec is 2.
+        flags |= MemfdFlags::NOEXEC_SEAL;
     }
     let object = rustix::fs::memfd_create(name, flags).map_err(host(failed()))?;
     rustix::fs::ftruncate(&object, size).map_err(host(failed()))?;

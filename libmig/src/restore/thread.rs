@@ -1,6 +1,9 @@
 //! The system calls by which a thread of a husk becomes a thread of the job.
 
-use super::process::{number_of, prctl};
+use super::{
+    numa,
+    process::{number_of, prctl},
+};
 use crate::{
     image::{Credentials, LiveProcess, Pid, Scheduling, Thread},
     sys::remote::{Arg, Batch, Slot},
@@ -96,6 +99,9 @@ pub(super) fn identity(batch: &mut Batch, thread: &Thread, tgid: Pid) {
                 info.into(),
             ],
         );
+    }
+    if let Some(policy) = &thread.memory_policy {
+        numa::set(batch, policy);
     }
     schedule(batch, thread);
 }

@@ -12,6 +12,9 @@ macro_rules! test_each_group {
             the_smallest: "spin";
             heaps: "heap-";
             areas: "areas-";
+            huge_pages: "hugepages-";
+            placement: "place-";
+            memfds: "memfds-";
             shared_memory: "shared-";
             shm: "shm-";
             system_v: "sysv-";

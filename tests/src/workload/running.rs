@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use super::huge_pages::HugePages;
+
 /// How long a program may take to say what it is waited for. Generous: the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -83,6 +85,7 @@ pub struct Running {
     stdin: Option<ChildStdin>,
     seen: Arc<(Mutex<Seen>, Condvar)>,
     reader: Option<JoinHandle<()>>,
+    _huge_pages: Option<HugePages>,
 }
 
 impl Running {
@@ -94,6 +97,8 @@ impl Running {
         argv: &[String],
         launcher: impl FnOnce(&[String]) -> Result<Child>,
     ) -> Result<Self> {
+        let wants_huge_pages = argv.iter().any(|word| word.contains("/hugepages-"));
+        let huge_pages = wants_huge_pages.then(HugePages::borrow).transpose()?;
         let mut child = launcher(argv).with_context(|| format!("starting {argv:?}"))?;
         let stdin = child.stdin.take();
         let stdout = child
@@ -122,6 +127,7 @@ impl Running {
             stdin,
             seen,
             reader: Some(reader),
+            _huge_pages: huge_pages,
         })
     }
 

@@ -156,6 +156,92 @@ pub(super) const MEMORY: &[Workload] = &[
     )
     .single(),
     of(
+        "hugepages",
+        "hugepages-private",
+        &["--mode", "private"],
+        "private MAP_HUGETLB",
+        &["page", "protection"],
+    )
+    .single(),
+    of(
+        "hugepages",
+        "hugepages-shared",
+        &["--mode", "shared"],
+        "MAP_HUGETLB shared by parent and child",
+        &["split"],
+    ),
+    of(
+        "hugepages",
+        "hugepages-memfd",
+        &["--mode", "memfd"],
+        "MFD_HUGETLB, sealed and with a hole",
+        &["private", "shared"],
+    )
+    .single(),
+    of(
+        "place",
+        "place-future",
+        &["--mode", "future"],
+        "mlockall(MCL_FUTURE)",
+        &["lock"],
+    )
+    .single(),
+    of(
+        "place",
+        "place-onfault",
+        &["--mode", "onfault"],
+        "mlockall(MCL_FUTURE | MCL_ONFAULT)",
+        &["lock"],
+    )
+    .single(),
+    of(
+        "place",
+        "place-merge",
+        &["--mode", "merge"],
+        "PR_SET_MEMORY_MERGE",
+        &["merge"],
+    )
+    .single(),
+    of(
+        "place",
+        "place-policy",
+        &["--mode", "policy"],
+        "memory policies of threads and mappings",
+        &["thread", "mapping"],
+    ),
+    of(
+        "memfds",
+        "memfds-exec",
+        &["--mode", "exec"],
+        "MFD_NOEXEC_SEAL and F_SEAL_EXEC",
+        &["seal"],
+    )
+    .single(),
+    of(
+        "memfds",
+        "memfds-owner",
+        &["--mode", "owner"],
+        "owner, mode and times of a memfd",
+        &["owner", "mode"],
+    )
+    .single(),
+    of(
+        "memfds",
+        "memfds-beyond",
+        &["--mode", "beyond"],
+        "a memfd mapped beyond its end, with a hole",
+        &["size", "hole"],
+    )
+    .single(),
+    of(
+        "memfds",
+        "memfds-run",
+        &["--mode", "run"],
+        "a program that is a sealed memfd",
+        &["magic"],
+    )
+    .single(),
+    of(
         "sysv",
         "sysv-semaphores",
         &["--mode", "semaphores"],
