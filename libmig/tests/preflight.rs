@@ -196,7 +196,7 @@ fn mappings_that_cannot_move_are_named() {
         (&["faults"][..], "userfaultfd"),
         (&["ring"], "io_uring"),
         (&["packets"], "it maps a socket"),
-        (&["segment"], "System V shared memory"),
+        (&["segment"], "System V shared memory of the node"),
         (&["aio"], "asynchronous I/O"),
         (&["secret"], "secret memory"),
         (&["pkey"], "memory protection key"),
@@ -275,8 +275,7 @@ fn what_belongs_to_the_capsule_is_named() {
     // A /dev of its own, so that there is a place for message queues.
     const SCRIPT: &str = "mount -t tmpfs none /dev && mkdir /dev/shm /dev/mqueue && \
         mount -t tmpfs none /dev/shm && mount -t mqueue none /dev/mqueue && \
-        mknod /dev/shm/left c 1 3 && : > /dev/mqueue/left && \
-        ipcmk -M 4096 > /dev/shm/id && echo ready && exec sleep 1000";
+        mknod /dev/shm/left c 1 3 && : > /dev/mqueue/left && echo ready && exec sleep 1000";
     let mut command = Command::new("unshare");
     command.args(["-p", "-f", "-m", "-i", "--kill-child", "sh", "-c", SCRIPT]);
     let Some(odd) = Oddity::run(command) else {
@@ -290,7 +289,6 @@ fn what_belongs_to_the_capsule_is_named() {
     let guest = Oddity::run(command).unwrap();
     let found = texts(&preflight_tree(init)).join("\n");
     for expected in [
-        "System V shared memory segment",
         "device /dev/shm/left",
         "POSIX message queue /dev/mqueue/left",
         "outside of the job",

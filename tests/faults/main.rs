@@ -60,6 +60,14 @@ fn what_waits_in_sockets_is_there_after_a_move_that_failed() {
     }
 }
 
+/// Nobody but the job has a segment attached that goes with its last attachment.
+#[test]
+fn segments_are_whole_after_a_move_that_failed() {
+    for fault in [Fault::Error, Fault::Kill] {
+        strike_all(fault, WITH_SOCKETS, "sysv-shm-removed", 1);
+    }
+}
+
 fn at_every_point(fault: Fault) {
     strike_all(fault, POINTS, "spin-pages", 1);
 }

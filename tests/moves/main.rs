@@ -4,6 +4,7 @@
 //! captured again, and home takes its own job back.
 
 mod affinity;
+mod ipc;
 mod locks;
 mod users;
 mod waits;

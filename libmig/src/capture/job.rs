@@ -78,7 +78,7 @@ impl Frozen {
         let shm = shm::capture(self.keeper, own.as_ref(), &mut shared)?;
         let live = self.processes.iter().filter(|one| !one.threads.is_empty());
         let live: Vec<_> = live.map(|one| (one.pid, one.host)).collect();
-        let system_v = system_v::capture(self.keeper, &live)?;
+        let system_v = system_v::capture(self.keeper, &live, &mut shared)?;
         let place = (root, own.as_ref().map(Shm::device));
         let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place)?;
         let pidfds = self.pidfds()?;

@@ -85,6 +85,8 @@ pub(super) fn capture(
     })
 }
 
+const PAGE: u64 = 4096;
+
 struct Reader<'a> {
     pid: Pid,
     host: HostPid,
@@ -126,6 +128,7 @@ impl Reader<'_> {
                     read_only: !area.has(b"mw"),
                 }
             }
+            Kind::SystemV => self.attached(area)?,
             Kind::File => self.file_backing(area)?,
             Kind::Vsyscall => unreachable!("left out by the caller"),
         };
@@ -138,6 +141,37 @@ impl Reader<'_> {
             guards: self.guards(area, kind)?,
             name: mapping_rules::given_name(&area.area.name).map(<[u8]>::to_vec),
             policy: self.policies.get(&area.area.start).cloned(),
+        })
+    }
+
+    /// A segment of the capsule's own namespace.
+    fn attached(&self, area: &DetailedArea) -> Result<Backing, CaptureError> {
+        let refuse = |reason: &str, remedy: &str| {
+            obstacle(Obstacle {
+                pid: Some(self.pid),
+                object: mapping_rules::describe(area),
+                reason: reason.to_owned(),
+                remedy: remedy.to_owned(),
+                transient: false,
+            })
+        };
+        let Some((object, size)) = self.shared.segment(area.area.inode) else {
+            return Err(refuse(
+                mapping_rules::FOREIGN_SEGMENT,
+                "start the program with `mig exec`",
+            ));
+        };
+        let (offset, read_only) = (area.area.offset, !area.has(b"mw"));
+        if offset + area.area.len() > size.next_multiple_of(PAGE) {
+            return Err(refuse(
+                "mremap has made it larger than its segment",
+                "map no more than there is",
+            ));
+        }
+        Ok(Backing::Attached {
+            object,
+            offset,
+            read_only,
         })
     }
 
@@ -254,7 +288,11 @@ impl Reader<'_> {
     }
 
     fn guards(&self, area: &DetailedArea, kind: Kind) -> Result<Vec<(u64, u64)>, CaptureError> {
-        if !matches!(kind, Kind::Anonymous | Kind::File | Kind::Shared) || area.has(b"ht") {
+        if !matches!(
+            kind,
+            Kind::Anonymous | Kind::File | Kind::Shared | Kind::SystemV
+        ) || area.has(b"ht")
+        {
             return Ok(Vec::new());
         }
         match pagemap::scan(

@@ -20,6 +20,7 @@ mod query;
 mod relock;
 mod sample;
 mod seccomp;
+mod segments;
 mod shared;
 mod shm;
 mod sleep;

@@ -1,6 +1,6 @@
 //! Memory objects that several mappings or descriptors reach: shared anonymous
-//! memory, memfds, files of /dev/shm and mapped files without a name. Each is sent once, whoever finds it first, a mapping or
-//! a descriptor; device and inode say which is which.
+//! memory, memfds, files of /dev/shm, mapped files without a name and segments of System V. Each
+//! is sent once, whoever finds it first, a mapping or a descriptor; device and inode say which is which.
 
 use std::{
     collections::HashMap,
@@ -15,11 +15,14 @@ use std::{
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstatfs};
 
-use super::shm::{Place, attributes};
+use super::{
+    segments,
+    shm::{Place, attributes},
+};
 use crate::image::{SharedFile, SharedId, SharedKind, SharedMemory};
 
 /// f_type of hugetlbfs, whose block size is the huge page size.
-const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
+pub(super) const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
 
 /// A shared object could not be described.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +40,9 @@ pub struct SharedError {
 pub struct SharedRegistry {
     objects: Vec<(SharedMemory, File)>,
     by_inode: HashMap<(u64, u64), SharedId>,
+    /// Segments of System V by their IDs: these are their inode numbers too, which are those of
+    /// other objects on the same device as well.
+    by_id: HashMap<u64, SharedId>,
 }
 
 impl SharedRegistry {
@@ -108,10 +114,33 @@ impl SharedRegistry {
         self.add(key, memory, file)
     }
 
+    pub(super) fn add_segment(&mut self, found: segments::Found) -> io::Result<()> {
+        let id = u64::try_from(found.segment.object.id).map_err(|_| io::ErrorKind::InvalidData)?;
+        let memory = SharedMemory {
+            kind: SharedKind::SystemV(found.segment),
+            size: found.size,
+        };
+        let object = self.push(memory, found.file)?;
+        self.by_id.insert(id, object);
+        Ok(())
+    }
+
+    /// The number of a segment of System V by its ID, and its size.
+    pub(super) fn segment(&self, id: u64) -> Option<(SharedId, u64)> {
+        let object = *self.by_id.get(&id)?;
+        let (memory, _) = self.objects.get(usize::try_from(object).ok()?)?;
+        Some((object, memory.size))
+    }
+
     fn add(&mut self, key: (u64, u64), memory: SharedMemory, file: File) -> io::Result<SharedId> {
+        let id = self.push(memory, file)?;
+        self.by_inode.insert(key, id);
+        Ok(id)
+    }
+
+    fn push(&mut self, memory: SharedMemory, file: File) -> io::Result<SharedId> {
         let id = SharedId::try_from(self.objects.len()).map_err(|_| io::ErrorKind::OutOfMemory)?;
         self.objects.push((memory, file));
-        self.by_inode.insert(key, id);
         Ok(id)
     }
 

@@ -1,9 +1,9 @@
-//! Semaphore sets and message queues of the capsule's IPC namespace. Nothing is taken
-//! out, and no time stamp changes.
+//! Objects of the capsule's IPC namespace. Nothing is taken out, and no time stamp changes
+//! but those of a segment that nobody has attached.
 
 use std::io;
 
-use super::CaptureError;
+use super::{CaptureError, SharedRegistry, segments};
 use crate::{
     api::Obstacle,
     image::{MessageQueue, Pid, SemaphoreSet, SystemV},
@@ -15,15 +15,27 @@ use crate::{
     },
 };
 
-/// All that the namespace of `init` has; `processes` are asked for adjustments.
+/// All that the namespace of `init` has; `processes` are asked for adjustments. Segments
+/// become shared objects.
 pub(super) fn capture(
     init: HostPid,
     processes: &[(Pid, HostPid)],
+    shared: &mut SharedRegistry,
 ) -> Result<SystemV, CaptureError> {
     let read = || {
-        let segments = system_v::table("shm")?;
+        let mut obstacles = Vec::new();
+        let mut segments = Vec::new();
+        let lines = system_v::table("shm")?;
+        if !lines.is_empty() {
+            let attached = segments::attached(processes)?;
+            for line in &lines {
+                match segments::look(line, &attached)? {
+                    Ok(found) => segments.push(found),
+                    Err(obstacle) => obstacles.push(obstacle),
+                }
+            }
+        }
         let sets = system_v::table("sem")?;
-        let mut obstacles: Vec<Obstacle> = segments.iter().map(segment).collect();
         if !sets.is_empty() {
             obstacles.extend(adjusting(processes)?);
         }
@@ -34,17 +46,19 @@ pub(super) fn capture(
                 .map(queue)
                 .collect::<io::Result<_>>()?,
         };
-        Ok((image, obstacles))
+        Ok((image, segments, obstacles))
     };
-    let failed = CaptureError::proc(init, "the System V objects");
-    let Some((image, obstacles)) = system_v::within(init, read).map_err(failed)? else {
+    let failed = || CaptureError::proc(init, "the System V objects");
+    let Some((image, segments, obstacles)) = system_v::within(init, read).map_err(failed())? else {
         return Ok(SystemV::default());
     };
-    if obstacles.is_empty() {
-        Ok(image)
-    } else {
-        Err(CaptureError::Obstacles(obstacles))
+    if !obstacles.is_empty() {
+        return Err(CaptureError::Obstacles(obstacles));
     }
+    for found in segments {
+        shared.add_segment(found).map_err(failed())?;
+    }
+    Ok(image)
 }
 
 fn set(line: &Line) -> io::Result<SemaphoreSet> {
@@ -70,16 +84,6 @@ fn queue(line: &Line) -> io::Result<MessageQueue> {
         capacity: calls::capacity(id)?,
         messages,
     })
-}
-
-fn segment(line: &Line) -> Obstacle {
-    Obstacle {
-        pid: None,
-        object: format!("System V shared memory segment {}", line.object.id),
-        reason: "System V shared memory does not move yet".to_owned(),
-        remedy: "use POSIX shared memory (shm_open)".to_owned(),
-        transient: false,
-    }
 }
 
 /// Processes that have a list of SEM_UNDO adjustments, whose contents nobody can read.

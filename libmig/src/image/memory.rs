@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Attributes, FilePath, SharedFile};
+use super::{Attributes, FilePath, Segment, SharedFile};
 
 /// Index into [`super::JobImage::shared`].
 pub type SharedId = u32;
@@ -126,6 +126,15 @@ pub enum Backing {
         /// Mapped through a descriptor open for reading only.
         read_only: bool,
     },
+    /// shmat(2) of a segment, or what is left of it.
+    Attached {
+        /// A [`SharedKind::SystemV`].
+        object: SharedId,
+        /// Offset in it, in bytes.
+        offset: u64,
+        /// SHM_RDONLY.
+        read_only: bool,
+    },
     /// `[vdso]`.
     Vdso,
     /// `[vvar]`.
@@ -230,6 +239,8 @@ pub enum SharedKind {
     },
     /// A regular file of /dev/shm, or one without a name.
     File(SharedFile),
+    /// shmget(2).
+    SystemV(Segment),
 }
 
 impl SharedKind {
@@ -238,7 +249,7 @@ impl SharedKind {
     pub fn hugetlb_kib(&self) -> u32 {
         match self {
             Self::Anonymous { hugetlb_kib } | Self::Memfd { hugetlb_kib, .. } => *hugetlb_kib,
-            Self::File(_) => 0,
+            Self::File(_) | Self::SystemV(_) => 0,
         }
     }
 }

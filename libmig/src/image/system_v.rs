@@ -52,3 +52,17 @@ pub struct MessageQueue {
     /// Type and text.
     pub messages: Vec<(i64, ByteBuf)>,
 }
+
+/// A segment of shared memory; its contents travel as those of a shared object do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// ID and owner. The key is the one that it was made with, which the kernel names its
+    /// mappings by; others find a segment that has been removed by no key.
+    pub object: IpcObject,
+    /// SHM_DEST: it has been removed, and goes when nobody has it attached.
+    pub removed: bool,
+    /// SHM_LOCKED.
+    pub locked: bool,
+    /// What is in its last page beyond its size; programs may use all of that page.
+    pub tail: ByteBuf,
+}

@@ -1,7 +1,7 @@
 //! Which mappings can move: kinds by name, VmFlags by an explicit list. What
 //! is not listed is refused by its name, never ignored.
 
-use super::{maps::Area, smaps::DetailedArea};
+use super::{maps::Area, smaps::DetailedArea, system_v::key_of_mapping};
 use crate::api::Obstacle;
 
 /// What a mapping is, as far as a move is concerned.
@@ -13,6 +13,8 @@ pub enum Kind {
     File,
     /// A memfd or shared anonymous memory.
     Shared,
+    /// A segment of System V shared memory.
+    SystemV,
     /// `[vdso]`.
     Vdso,
     /// `[vvar]`.
@@ -22,6 +24,9 @@ pub enum Kind {
     /// `[vsyscall]`: the same in every process.
     Vsyscall,
 }
+
+/// Why a segment of another IPC namespace than the capsule's cannot move.
+pub(crate) const FOREIGN_SEGMENT: &str = "it is System V shared memory of the node, not of a job";
 
 /// VmFlags that a move carries along, or that need no carrying.
 const MOVABLE: [&[u8; 2]; 27] = [
@@ -92,6 +97,14 @@ pub fn classify(pid: i32, area: &DetailedArea) -> Result<Kind, Obstacle> {
         Kind::Vdso | Kind::Vvar | Kind::VvarClock | Kind::Vsyscall
     ) {
         return Ok(kind);
+    }
+    if kind == Kind::SystemV && area.has(b"ht") {
+        return Err(refuse(
+            pid,
+            area,
+            "it is System V shared memory with huge pages (SHM_HUGETLB)".to_owned(),
+            "use ordinary pages, with transparent huge pages where they help",
+        ));
     }
     for flag in &area.flags {
         // hugetlbfs sets "de" on its own mappings, which mmap does make.
@@ -165,12 +178,14 @@ pub(super) fn kind(area: &Area) -> Option<Kind> {
     {
         return name.ends_with(b" (deleted)").then_some(Kind::Shared);
     }
+    if area.shared && key_of_mapping(name).is_some() {
+        return Some(Kind::SystemV);
+    }
     // A device maps something else on another node; what is private of
     // /dev/zero is ordinary memory.
     let device =
         name.starts_with(b"/dev/") && !name.starts_with(b"/dev/shm/") && name != b"/dev/zero";
-    let kernel = name.starts_with(b"/SYSV")
-        || name.starts_with(b"/[aio]")
+    let kernel = name.starts_with(b"/[aio]")
         || name.starts_with(b"/anon_inode:")
         || name.starts_with(b"/secretmem");
     (name.starts_with(b"/") && !device && !kernel).then_some(Kind::File)
@@ -178,12 +193,7 @@ pub(super) fn kind(area: &Area) -> Option<Kind> {
 
 fn refuse_name(pid: i32, area: &DetailedArea) -> Obstacle {
     let name = area.area.name.as_slice();
-    let (reason, remedy) = if name.starts_with(b"/SYSV") {
-        (
-            "it is System V shared memory",
-            "use POSIX shared memory or MAP_SHARED | MAP_ANONYMOUS",
-        )
-    } else if name.starts_with(b"/[aio]") {
+    let (reason, remedy) = if name.starts_with(b"/[aio]") {
         (
             "it is the ring of asynchronous I/O (io_setup)",
             "let the program end its asynchronous I/O",
@@ -266,6 +276,7 @@ mod tests {
             ("/tmp/x (deleted)", 'p', "rd", Kind::File),
             ("/dev/zero (deleted)", 's', "rd sh", Kind::Shared),
             ("/memfd:a (deleted)", 'p', "rd", Kind::Shared),
+            ("/SYSV00000001 (deleted)", 's', "rd sh", Kind::SystemV),
             ("/anon_hugepage (deleted)", 'p', "rd de ht", Kind::Anonymous),
             ("[vvar]", 'p', "rd mr pf io de dd sd", Kind::Vvar),
         ];
@@ -281,7 +292,7 @@ mod tests {
             ("", 'p', "rd um"),
             ("", 'p', "rd de"),
             ("", 's', "rd"),
-            ("/SYSV00000001 (deleted)", 's', "rd"),
+            ("/SYSV00000001 (deleted)", 's', "rd de ht"),
             ("/dev/dri/card0", 's', "rd"),
             ("anon_inode:[io_uring]", 's', "rd"),
             ("[new thing]", 'p', "rd"),

@@ -11,8 +11,37 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::{image::IpcObject, sys::HostPid};
 
-/// Does something in the IPC namespace of a process: in a thread of its own, since
-/// setns(2) concerns the calling thread alone. `None` where it is that of this process.
+/// The IPC namespace of a process; `None` where it is that of this process.
+///
+/// # Errors
+/// The process is gone.
+pub fn namespace(process: HostPid) -> io::Result<Option<File>> {
+    let link = format!("/proc/{process}/ns/ipc");
+    if fs::read_link(&link)? == fs::read_link("/proc/self/ns/ipc")? {
+        return Ok(None);
+    }
+    File::open(link).map(Some)
+}
+
+/// Does something in an IPC namespace: in a thread of its own, since setns(2) concerns the
+/// calling thread alone.
+///
+/// # Errors
+/// setns(2), or what `work` says.
+pub fn enter<T: Send>(
+    namespace: &File,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let visit = move || {
+        let kind = Some(LinkNameSpaceType::InterProcessCommunication);
+        move_into_link_name_space(namespace.as_fd(), kind)?;
+        work()
+    };
+    let done = thread::scope(|scope| scope.spawn(visit).join());
+    done.map_err(|_| io::Error::other("the visitor of the IPC namespace panicked"))?
+}
+
+/// [`enter`] for that of a process; `None` where it is that of this process.
 ///
 /// # Errors
 /// The process is gone, or what `work` says.
@@ -20,19 +49,10 @@ pub fn within<T: Send>(
     process: HostPid,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<Option<T>> {
-    let own = fs::read_link("/proc/self/ns/ipc")?;
-    if fs::read_link(format!("/proc/{process}/ns/ipc"))? == own {
-        return Ok(None);
-    }
-    let namespace = File::open(format!("/proc/{process}/ns/ipc"))?;
-    let visit = move || {
-        let kind = Some(LinkNameSpaceType::InterProcessCommunication);
-        move_into_link_name_space(namespace.as_fd(), kind)?;
-        work()
-    };
-    let done = thread::scope(|scope| scope.spawn(visit).join());
-    let done = done.map_err(|_| io::Error::other("the visitor of the IPC namespace panicked"))?;
-    done.map(Some)
+    let namespace = namespace(process)?;
+    namespace
+        .map(|namespace| enter(&namespace, work))
+        .transpose()
 }
 
 /// Gives the calling thread an empty list of SEM_UNDO adjustments, to compare others with.
@@ -67,6 +87,18 @@ impl Line {
 pub fn table(name: &str) -> io::Result<Vec<Line>> {
     let text = fs::read_to_string(format!("/proc/sysvipc/{name}"))?;
     parse(&text).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// The key that a mapped segment was made with, by the name of the mapping in
+/// `/proc/PID/maps`; nothing for other mappings. The inode of such a mapping is the segment's ID.
+#[must_use]
+pub fn key_of_mapping(name: &[u8]) -> Option<i32> {
+    let digits = name.strip_prefix(b"/SYSV")?.strip_suffix(b" (deleted)")?;
+    let digits = std::str::from_utf8(digits)
+        .ok()
+        .filter(|text| text.len() == 8)?;
+    let key = u32::from_str_radix(digits, 16).ok()?;
+    Some(key.cast_signed())
 }
 
 fn parse(text: &str) -> Option<Vec<Line>> {
@@ -121,6 +153,14 @@ mod tests {
         };
         assert_eq!((&lines[0].object, lines[0].get("nsems")), (&object, 3));
         assert!(parse("").is_none() && parse("key semid perms\n 1 x 0\n").is_none());
+    }
+
+    #[test]
+    fn a_mapped_segment_is_known_by_its_name() {
+        assert_eq!(key_of_mapping(b"/SYSVfffffffe (deleted)"), Some(-2));
+        assert_eq!(key_of_mapping(b"/SYSV00000000 (deleted)"), Some(0));
+        assert_eq!(key_of_mapping(b"/SYSV00000000"), None);
+        assert_eq!(key_of_mapping(b"/SYSV1 (deleted)"), None);
     }
 
     #[test]

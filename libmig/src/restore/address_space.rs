@@ -3,7 +3,7 @@
 
 use std::os::fd::RawFd;
 
-use super::layout::{ADDRESS_END, Layout, Map, Source, Touch};
+use super::layout::{ADDRESS_END, Attach, Layout, Map, Source, Touch};
 use super::numa;
 use crate::{
     image::{LockFuture, Mapping, MemoryImage, SharedId},
@@ -29,6 +29,18 @@ pub(super) struct Sources<'a> {
     pub(super) files: &'a [RawFd],
     /// The shared objects of the job.
     pub(super) shared: &'a dyn Fn(SharedId, bool) -> Option<RawFd>,
+    /// One for each of the layout's attaches.
+    pub(super) segments: &'a [Segment],
+}
+
+/// A segment of System V, and where it is attached for a moment.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Segment {
+    pub(super) id: i32,
+    /// In whole pages.
+    pub(super) length: u64,
+    /// Free in this address space, and of nobody else's mappings.
+    pub(super) passage: u64,
 }
 
 /// Where this kernel's vDSO goes.
@@ -67,6 +79,9 @@ pub(super) fn map(
         libc::SYS_munmap,
         &[keep.1.into(), (ADDRESS_END - keep.1).into()],
     );
+    for (attach, segment) in layout.attaches.iter().zip(sources.segments) {
+        add_attach(&mut batch, attach, *segment);
+    }
     if let Some(place) = vdso {
         batch.call(
             libc::SYS_arch_prctl,
@@ -110,6 +125,57 @@ fn name_it(batch: &mut Batch, mapping: &Mapping) {
             name.into(),
         ],
     );
+}
+
+/// Attaches a segment elsewhere, moves what is left of it to its place, and removes the rest:
+/// all of it may not have room where it once was. Neighbours that the kernel has not joined
+/// count as two attachments: they are kept apart by their protection until they are in place.
+fn add_attach(batch: &mut Batch, attach: &Attach, segment: Segment) {
+    let Segment {
+        id,
+        length,
+        passage,
+    } = segment;
+    let flags = if attach.read_only {
+        libc::SHM_RDONLY
+    } else {
+        0
+    };
+    batch.call(libc::SYS_shmat, &[id.into(), passage.into(), flags.into()]);
+    let moved = libc::MREMAP_MAYMOVE | libc::MREMAP_FIXED;
+    for (index, piece) in attach.pieces.iter().enumerate() {
+        let from = passage + piece.offset;
+        let apart = if index % 2 == 0 {
+            libc::PROT_READ
+        } else {
+            libc::PROT_NONE
+        };
+        batch.call(
+            libc::SYS_mprotect,
+            &[from.into(), piece.length.into(), apart.into()],
+        );
+        batch.call(
+            libc::SYS_mremap,
+            &[
+                from.into(),
+                piece.length.into(),
+                piece.length.into(),
+                moved.into(),
+                piece.address.into(),
+            ],
+        );
+    }
+    batch.call(libc::SYS_munmap, &[passage.into(), length.into()]);
+    for piece in &attach.pieces {
+        add_touch(
+            batch,
+            Touch::Protect {
+                address: piece.address,
+                length: piece.length,
+                protection: piece.protection,
+            },
+        );
+    }
 }
 
 fn map_anonymous(batch: &mut Batch, address: u64, length: u64) {

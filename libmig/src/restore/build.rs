@@ -8,13 +8,13 @@ use std::{
 
 use super::{
     RestoreHost,
-    address_space::{self, Sources, VdsoPlace},
+    address_space::{self, Segment, Sources, VdsoPlace},
     clocks::{self, Offsets},
     error::{self, RestoreError},
     files::{self, Opened},
     grow::{self, Husks, Seat},
     husk,
-    layout::{self, Layout, MappedFile},
+    layout::{self, Attach, Layout, MappedFile, Piece},
     own_vdso::OwnVdso,
     pin::Pin,
     prepare::Prepared,
@@ -26,7 +26,10 @@ use super::{
 };
 use crate::{
     api::Obstacle,
-    image::{BulkTarget, JobImage, LiveProcess, Pid, Process, ProcessKind},
+    image::{
+        BulkTarget, JobImage, LiveProcess, MemoryImage, Pid, Process, ProcessKind, SharedKind,
+        SharedMemory,
+    },
     inspect::maps,
     sys::{
         cgroup::JobGroup,
@@ -70,6 +73,7 @@ pub(super) struct Space {
     pub(super) exe: RawFd,
 }
 
+const PAGE: u64 = 4096;
 const CLONE_NEWTIME: u64 = 0x80;
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 
@@ -88,8 +92,8 @@ impl Prepared {
         let injector = self.inject(image)?;
         let (daemon, exact_timers) = self.ready(image, injector)?;
         let offsets = self.enter_time(image, injector, daemon)?;
-        system_v::make(self.init, &image.system_v)?;
-        let (shm, files) = Tree::make(image, self.root.as_fd())?;
+        let (shm, mut files) = Tree::make(image, self.root.as_fd())?;
+        let attachments = system_v::make(self.init, image, &mut files)?;
         let shared = SharedObjects::make(&image.shared, files, &mut self.zygote, injector)?;
         let opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
         let seat = Seat {
@@ -117,8 +121,9 @@ impl Prepared {
             exact_timers,
         };
         for (process, layout) in live(&image.processes).zip(layouts) {
-            building.map(process.0, process.1, layout)?;
+            building.map(process.0, process.1, layout, &image.shared)?;
         }
+        drop(attachments);
         building.bury(&image.processes)?;
         let means = (building.injector, building.daemon);
         let husks = &mut building.husks;
@@ -269,7 +274,13 @@ impl Building {
     }
 
     /// Empties a husk and maps what its process has.
-    fn map(&mut self, pid: Pid, process: &LiveProcess, layout: Layout) -> Result<(), RestoreError> {
+    fn map(
+        &mut self,
+        pid: Pid,
+        process: &LiveProcess,
+        layout: Layout,
+        objects: &[SharedMemory],
+    ) -> Result<(), RestoreError> {
         let keep = (
             self.injector.address(),
             self.injector.address() + Injector::SPAN,
@@ -288,11 +299,13 @@ impl Building {
             Some(object) => self.shared.raw(object, false).unwrap_or(-1),
             None => self.files.get(pid, &program)?,
         };
+        let segments = segments(pid, (&layout, &process.memory), keep, objects)?;
         let shared = |id, writable| self.shared.raw(id, writable);
         let sources = Sources {
             daemon: self.daemon,
             files: &files,
             shared: &shared,
+            segments: &segments,
         };
         let batch = address_space::map((&layout, &process.memory), keep, vdso, &sources);
         let husk = self
@@ -355,6 +368,47 @@ fn layouts(processes: &[Process]) -> Result<Vec<Layout>, Obstacle> {
     live(processes)
         .map(|(pid, process)| layout::plan(pid, &process.memory))
         .collect()
+}
+
+/// What the attaches of an address space attach, and where they may do so for a moment.
+fn segments(
+    pid: Pid,
+    (layout, memory): (&Layout, &MemoryImage),
+    keep: (u64, u64),
+    objects: &[SharedMemory],
+) -> Result<Vec<Segment>, Obstacle> {
+    let places = memory.mappings.iter().map(|one| (one.start, one.end));
+    let occupied: Vec<(u64, u64)> = places.chain([keep]).collect();
+    let find = |attach: &Attach| {
+        let object = usize::try_from(attach.object).ok();
+        let object = object.and_then(|at| objects.get(at));
+        let object = object.filter(|object| object.size > 0);
+        let Some((SharedKind::SystemV(segment), size)) = object.map(|one| (&one.kind, one.size))
+        else {
+            return Err(nowhere(format!("segment {} of pid {pid}", attach.object)));
+        };
+        let length = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        let passage = layout::hole(occupied.clone(), length);
+        let inside = |piece: &Piece| piece.offset + piece.length <= length;
+        match passage {
+            Some(passage) if attach.pieces.iter().all(inside) => Ok(Segment {
+                id: segment.object.id,
+                length,
+                passage,
+            }),
+            Some(_) => Err(nowhere(format!(
+                "a mapping of pid {pid} beyond its segment"
+            ))),
+            None => Err(Obstacle {
+                pid: Some(pid),
+                object: format!("System V shared memory segment {}", segment.object.id),
+                reason: "has no room in the address space beside what is there already".into(),
+                remedy: "none: the program uses all of its addresses".into(),
+                transient: false,
+            }),
+        }
+    };
+    layout.attaches.iter().map(find).collect()
 }
 
 fn nowhere(object: String) -> Obstacle {

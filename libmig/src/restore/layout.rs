@@ -44,6 +44,32 @@ pub struct Map {
     pub offset: u64,
 }
 
+/// A shmat(2), and what is left of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attach {
+    /// The segment.
+    pub object: SharedId,
+    /// SHM_RDONLY.
+    pub read_only: bool,
+    /// Its first address, modulo 2^64: where shmdt(2) finds it.
+    pub base: u64,
+    /// By rising address.
+    pub pieces: Vec<Piece>,
+}
+
+/// A mapping that an [`Attach`] is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece {
+    /// First address.
+    pub address: u64,
+    /// Length in bytes.
+    pub length: u64,
+    /// Offset in the segment, in bytes.
+    pub offset: u64,
+    /// PROT_*.
+    pub protection: u64,
+}
+
 /// A file that the address space maps.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MappedFile {
@@ -97,6 +123,8 @@ pub enum Touch {
 pub struct Layout {
     /// Files to open, each once.
     pub files: Vec<MappedFile>,
+    /// Segments of System V, attached before all else.
+    pub attaches: Vec<Attach>,
     /// To do before the contents, in this order.
     pub maps: Vec<Map>,
     /// To do between `maps` and the contents.
@@ -182,6 +210,11 @@ impl Layout {
                     libc::MAP_SHARED,
                 )
             }
+            Backing::Attached {
+                object,
+                offset,
+                read_only,
+            } => return self.attach(mapping, *object, *offset, *read_only),
             Backing::Shared {
                 object,
                 offset,
@@ -228,6 +261,40 @@ impl Layout {
             offset,
         });
         self.touch(mapping, length, (first != protection).then_some(protection));
+        Ok(())
+    }
+
+    fn attach(
+        &mut self,
+        mapping: &Mapping,
+        object: SharedId,
+        offset: u64,
+        read_only: bool,
+    ) -> Result<(), &'static str> {
+        let length = mapping.end - mapping.start;
+        if !offset.is_multiple_of(PAGE) || offset.checked_add(length).is_none() {
+            return Err("has an impossible offset");
+        }
+        let piece = Piece {
+            address: mapping.start,
+            length,
+            offset,
+            protection: u64::from(mapping.protection & 7),
+        };
+        let base = mapping.start.wrapping_sub(offset);
+        let same = |known: &&mut Attach| {
+            (known.object, known.read_only, known.base) == (object, read_only, base)
+        };
+        match self.attaches.iter_mut().find(same) {
+            Some(known) => known.pieces.push(piece),
+            None => self.attaches.push(Attach {
+                object,
+                read_only,
+                base,
+                pieces: vec![piece],
+            }),
+        }
+        self.touch(mapping, length, None);
         Ok(())
     }
 

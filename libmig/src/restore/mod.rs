@@ -44,6 +44,7 @@ pub use hold::Complete;
 pub use names::{StagedName, publish, withdraw};
 pub use prepare::{CapsuleRef, Prepared, prepare};
 pub use shm::clear as clear_shm;
+pub use system_v::clear as clear_system_v;
 
 use std::{io, os::fd::OwnedFd};
 

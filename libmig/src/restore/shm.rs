@@ -183,7 +183,7 @@ impl Tree {
                     "give memfd {} its owner",
                     String::from_utf8_lossy(name)
                 )))?,
-                SharedKind::Anonymous { .. } => {}
+                SharedKind::Anonymous { .. } | SharedKind::SystemV(_) => {}
             }
         }
         // What is inside changes the times of a folder.

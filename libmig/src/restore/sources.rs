@@ -166,7 +166,7 @@ impl SharedObjects {
                     let never_runs = seals & F_SEAL_EXEC != 0 && attributes.mode & 0o111 == 0;
                     memfd(id, memory.size, name, (*hugetlb_kib, never_runs))?
                 }
-                SharedKind::File(_) => {
+                SharedKind::File(_) | SharedKind::SystemV(_) => {
                     let made = SharedId::try_from(id).ok().and_then(|id| files.remove(&id));
                     made.ok_or_else(|| nowhere(id))?
                 }
@@ -235,7 +235,8 @@ fn nowhere(id: usize) -> Obstacle {
     Obstacle {
         pid: None,
         object: format!("shared memory {id}"),
-        reason: "is a file of /dev/shm that has no name there".into(),
+        reason: "is a file of /dev/shm that has no name there, or a segment that was not made"
+            .into(),
         remedy: "report it: the source should not have sent this".into(),
         transient: false,
     }

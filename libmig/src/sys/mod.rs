@@ -16,6 +16,7 @@ pub mod ptrace;
 pub mod remote;
 pub mod resource;
 pub mod sched;
+pub mod segment;
 pub mod shared_pages;
 pub mod signal;
 pub mod socket;

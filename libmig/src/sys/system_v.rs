@@ -3,6 +3,7 @@
 
 use std::{io, mem};
 
+use super::segment;
 use crate::image::IpcObject;
 
 /// Which table an ID is of.
@@ -12,6 +13,8 @@ pub enum Kind {
     Semaphores,
     /// Message queues.
     Queue,
+    /// Segments of shared memory.
+    Segment,
 }
 
 fn check(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -57,17 +60,18 @@ pub fn operate(id: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// semget(2) or msgget(2) of something new; `count` semaphores.
+/// semget(2), msgget(2) or shmget(2) of something new, of `size` semaphores or bytes.
 ///
 /// # Errors
 /// The call.
-pub fn make(kind: Kind, key: i32, count: usize, mode: u16) -> io::Result<i32> {
+pub fn make(kind: Kind, key: i32, size: u64, mode: u16) -> io::Result<i32> {
     let flags = libc::IPC_CREAT | libc::IPC_EXCL | i32::from(mode);
     // SAFETY: no pointer is passed.
     let id = check(unsafe {
         match kind {
-            Kind::Semaphores => libc::syscall(libc::SYS_semget, key, count, flags),
+            Kind::Semaphores => libc::syscall(libc::SYS_semget, key, size, flags),
             Kind::Queue => libc::syscall(libc::SYS_msgget, key, flags),
+            Kind::Segment => return segment::make(key, size, mode),
         }
     })?;
     i32::try_from(id).map_err(|_| io::ErrorKind::InvalidData.into())
@@ -83,6 +87,7 @@ pub fn remove(kind: Kind, id: i32) -> io::Result<()> {
         match kind {
             Kind::Semaphores => libc::syscall(libc::SYS_semctl, id, 0, libc::IPC_RMID, 0),
             Kind::Queue => libc::syscall(libc::SYS_msgctl, id, libc::IPC_RMID, 0),
+            Kind::Segment => libc::syscall(libc::SYS_shmctl, id, libc::IPC_RMID, 0),
         }
     })?;
     Ok(())
@@ -93,7 +98,7 @@ pub fn remove(kind: Kind, id: i32) -> io::Result<()> {
 /// # Errors
 /// The call.
 pub fn set_owner(kind: Kind, object: &IpcObject, capacity: u64) -> io::Result<()> {
-    // SAFETY: both structures are plain numbers; the kernel reads owner, mode and msg_qbytes.
+    // SAFETY: all structures are plain numbers; the kernel reads owner, mode and msg_qbytes.
     check(unsafe {
         match kind {
             Kind::Semaphores => {
@@ -112,6 +117,11 @@ pub fn set_owner(kind: Kind, object: &IpcObject, capacity: u64) -> io::Result<()
                 fill(&mut state.msg_perm, object);
                 state.msg_qbytes = capacity;
                 libc::syscall(libc::SYS_msgctl, object.id, libc::IPC_SET, &raw mut state)
+            }
+            Kind::Segment => {
+                let mut state: libc::shmid_ds = mem::zeroed();
+                fill(&mut state.shm_perm, object);
+                libc::syscall(libc::SYS_shmctl, object.id, libc::IPC_SET, &raw mut state)
             }
         }
     })?;

@@ -1,6 +1,7 @@
 //! A job's capsule and cgroup on this node, and what can be done to them
 //! again and again, by a mover or by a daemon that has just been started.
 
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -224,6 +225,9 @@ impl Local {
         names::remove_left(&self);
         // The ID of a guest's init is anybody's once it has ended.
         let root = libmig::inspect::fd::root(self.init).ok();
+        let ipc = libmig::inspect::system_v::namespace(self.init)
+            .ok()
+            .flatten();
         if let Err(error) = self.capsule.depart_commit(epoch) {
             warn!(job = %self.job, %error, "the capsule's init knows of no departure");
         }
@@ -231,16 +235,19 @@ impl Local {
             return adopted.leave_place(daemon);
         }
         self.end_processes()?;
-        if let Some(root) = root {
-            self.clear_shm(&root);
-        }
+        self.clear(root, ipc);
         Ok(())
     }
 
     /// Home keeps the capsule: what was shared in it is at the destination now.
-    fn clear_shm(&self, root: &OwnedFd) {
-        if let Err(error) = libmig::restore::clear_shm(root) {
+    fn clear(&self, root: Option<OwnedFd>, ipc: Option<File>) {
+        let shm = root.map_or(Ok(()), libmig::restore::clear_shm);
+        if let Err(error) = shm {
             warn!(job = %self.job, %error, "/dev/shm of a job that has left is not empty");
+        }
+        let system_v = ipc.map_or(Ok(()), |ipc| libmig::restore::clear_system_v(&ipc));
+        if let Err(error) = system_v {
+            warn!(job = %self.job, %error, "System V objects of a job that has left are still there");
         }
     }
 

@@ -11,13 +11,13 @@ use crate::{
         fd,
         process::{self, id_at, level},
         shm::Shm,
-        system_v,
     },
     sys::HostPid,
 };
 
 /// Objects of a kind that are named.
 const NAMED: usize = 8;
+
 /// Obstacles of the capsule of `init`. Where it has no namespaces of its own,
 /// their contents are the node's, not the job's.
 pub(super) fn obstacles(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle> {
@@ -25,7 +25,6 @@ pub(super) fn obstacles(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle>
     let apart = |name| namespaces::link(init, name) != namespaces::link(own, name);
     let mut found = Vec::new();
     if apart("ipc") {
-        found.extend(system_v(init));
         found.extend(folder(init, "dev/mqueue", "POSIX message queue"));
     }
     if apart("mnt") {
@@ -45,23 +44,6 @@ fn obstacle(object: String, reason: &str, remedy: &str) -> Obstacle {
         remedy: remedy.to_owned(),
         transient: false,
     }
-}
-
-/// Segments of shared memory; sets and queues move.
-fn system_v(init: HostPid) -> Vec<Obstacle> {
-    // An error: the init has ended, or the kernel has no System V IPC.
-    let segments = system_v::within(init, || system_v::table("shm"));
-    let segments = segments.ok().flatten().unwrap_or_default();
-    let named = segments.iter().take(NAMED);
-    named
-        .map(|line| {
-            obstacle(
-                format!("System V shared memory segment {}", line.object.id),
-                "System V shared memory does not move yet",
-                "use POSIX shared memory (shm_open)",
-            )
-        })
-        .collect()
 }
 
 /// Files in a folder that every capsule has for itself.

@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use super::subject::{Finding, Subject};
+use super::{
+    namespaces,
+    subject::{Finding, Subject},
+};
 use crate::{
     inspect::{
         fd,
@@ -44,7 +47,9 @@ pub(super) fn check(subject: &mut Subject, init: HostPid) {
     ] {
         check_link(subject, &root, link, remedy);
     }
-    check_mappings(subject, &root);
+    let own = HostPid::own();
+    let apart = namespaces::link(init, "ipc") != namespaces::link(own, "ipc");
+    check_mappings(subject, &root, apart);
 }
 
 const ELFCLASS64: u8 = 2;
@@ -87,7 +92,8 @@ fn check_link(subject: &mut Subject, root: &OwnedFd, link: &'static str, remedy:
     subject.refuse(object, Finding::new(reason, remedy));
 }
 
-fn check_mappings(subject: &mut Subject, root: &OwnedFd) {
+/// `apart`: the job has an IPC namespace of its own.
+fn check_mappings(subject: &mut Subject, root: &OwnedFd, apart: bool) {
     let areas = smaps::read(subject.host);
     let Some(areas) = subject.read("its mappings", areas) else {
         return;
@@ -105,6 +111,11 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd) {
                 if let Ok(Some(finding)) = unreachable(subject.host, root, own, area) {
                     subject.refuse(mapping_rules::describe(area), finding);
                 }
+            }
+            Ok(Kind::SystemV) if !apart && looked.insert(file) => {
+                let remedy = "start the program with `mig exec`";
+                let finding = Finding::new(mapping_rules::FOREIGN_SEGMENT, remedy);
+                subject.refuse(mapping_rules::describe(area), finding);
             }
             Ok(_) => {}
             Err(obstacle) => {

@@ -256,6 +256,37 @@ pub(super) const MEMORY: &[Workload] = &[
         &["order"],
     ),
     of(
+        "segments",
+        "sysv-shm",
+        &["--mode", "shared"],
+        "a System V segment shared by parent and child",
+        &["split", "content"],
+    ),
+    of(
+        "segments",
+        "sysv-shm-parts",
+        &["--mode", "parts"],
+        "System V segments unmapped, protected and moved in parts",
+        &["protection", "detach"],
+    )
+    .single(),
+    of(
+        "segments",
+        "sysv-shm-removed",
+        &["--mode", "removed"],
+        "a System V segment that has been removed while attached",
+        &["tail"],
+    )
+    .single(),
+    of(
+        "segments",
+        "sysv-shm-detached",
+        &["--mode", "detached"],
+        "System V segments that nobody has attached",
+        &["content", "tail"],
+    )
+    .single(),
+    of(
         "shared",
         "shared-anonymous",
         &["--mode", "anonymous"],
