@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mig_tests::job::Job;
 use mig_tests::lab::{Lab, eventually};
 use mig_tests::workload::Workload;
-use point::{Owner, POINTS, Point, WITH_LOCKS, WITH_SOCKETS};
+use point::{Owner, POINTS, Point, WITH_FILTERS, WITH_LOCKS, WITH_SOCKETS};
 
 /// How long the daemons may take to find out who owns the job.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -39,6 +39,13 @@ fn a_killed_daemon_at_any_point_leaves_one_live_copy() {
 #[test]
 fn a_cut_link_at_any_point_leaves_one_live_copy() {
     at_every_point(Fault::Cut);
+}
+
+/// Whoever looked at it may be killed: what no filter of its allows is not made in it.
+#[test]
+fn a_confined_job_survives_the_daemon_that_looked_at_it() {
+    strike_all(Fault::Kill, WITH_FILTERS, "seccomp-strict", 2);
+    strike_all(Fault::Kill, WITH_FILTERS, "seccomp-norestart", 1);
 }
 
 /// The destination waits for the locks until the daemon of the source is there again and ends the copy that holds them.

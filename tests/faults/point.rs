@@ -74,6 +74,14 @@ pub(crate) const WITH_LOCKS: &[Point] = &[
     source("source.released", Owner::Destination),
 ];
 
+/// Those at which threads under seccomp filters are traced, or in the freezer.
+pub(crate) const WITH_FILTERS: &[Point] = &[
+    source("source.frozen", Owner::Source),
+    source("source.image", Owner::Source),
+    source("source.held", Owner::Source),
+    source("source.told", Owner::Destination),
+];
+
 /// Those before and after which queues of sockets are looked at, filled and left behind.
 pub(crate) const WITH_SOCKETS: &[Point] = &[
     source("source.image", Owner::Source),

@@ -19,6 +19,7 @@ use crate::{
     sys::{
         HostPid,
         ptrace::{self, PtraceError, RseqConfiguration, Stopped},
+        survivor::Shield,
     },
 };
 
@@ -80,6 +81,9 @@ impl FrozenThread {
 /// Obstacles (transient ones, say a vfork in progress, are worth another try).
 pub fn freeze(scope: impl Into<Scope>) -> Result<Frozen, CaptureError> {
     let scope = scope.into();
+    // An interrupted sleep of a confined thread may be one that its filters do not
+    // let it go on with, until that has been seen to.
+    let _shield = Shield::raise();
     // Being stopped is to run: a sleeper's last run must be read before.
     let watch = Watch::of(&gather::members(scope)?);
     let mut gathering = Gathering::default();
@@ -126,6 +130,7 @@ impl Frozen {
     /// Puts every thread back and detaches; the first failure, after all. Those in job control
     /// stops come first, and are `settled` before anybody runs who could look at them.
     fn let_go(&mut self, settled: impl Fn(HostPid)) -> Result<(), PtraceError> {
+        let _shield = Shield::raise();
         let mut outcome = Ok(());
         let (stopped, running): (Vec<_>, Vec<_>) = mem::take(&mut self.processes)
             .into_iter()

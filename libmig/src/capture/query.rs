@@ -11,6 +11,7 @@ use crate::{
     sys::{
         ptrace::Stopped,
         remote::{Batch, DataRef, Injector, RemoteError, Results, Slot},
+        survivor::Shield,
     },
 };
 
@@ -57,6 +58,8 @@ pub(super) fn ask<'a>(
     let pid = leader.thread();
     let areas = maps::read(pid).map_err(CaptureError::proc(pid, "maps"))?;
     let site = maps::site_among(pid, &areas).map_err(CaptureError::proc(pid, "maps"))?;
+    // To the end: injected pages are not left behind either.
+    let _shield = Shield::raise();
     let injector = Injector::install(leader, &site)?;
     let answers = ask_through(injector, leader, threads, (timers, &areas));
     let removed = injector.remove(leader, site.foothold);
@@ -72,6 +75,7 @@ pub(super) fn close_on_exec(
 ) -> Result<Vec<bool>, CaptureError> {
     let pid = leader.thread();
     let site = maps::injection_site(pid).map_err(CaptureError::proc(pid, "maps"))?;
+    let _shield = Shield::raise();
     let injector = Injector::install(leader, &site)?;
     let mut batch = Batch::new();
     let slots: Vec<Slot> = numbers

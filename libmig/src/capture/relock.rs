@@ -12,6 +12,7 @@ use crate::{
         lock::{self, Access},
         ptrace::Options,
         remote::{Batch, Injector, Outcome},
+        survivor::Shield,
     },
 };
 
@@ -79,6 +80,7 @@ fn set_own(
         let set = [lock.number.into(), libc::F_SETLK.into(), range.into()];
         slots.push(batch.attempt(libc::SYS_fcntl, &set));
     }
+    let _shield = Shield::raise();
     let injector = Injector::install(leader, &site)?;
     let results = injector.run(leader, &batch);
     let removed = injector.remove(leader, site.foothold);

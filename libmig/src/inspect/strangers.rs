@@ -11,7 +11,14 @@ use super::{
     maps, process,
     sharing::{self, Sharers},
 };
-use crate::{api::Obstacle, image::Pid, sys::HostPid};
+use crate::{
+    api::Obstacle,
+    image::Pid,
+    sys::{
+        HostPid,
+        sched::{self, Shared},
+    },
+};
 
 /// Kinds of descriptors that are told by their link alone.
 const BY_LINK: [&[u8]; 2] = [b"pipe:[", b"socket:["];
@@ -110,14 +117,17 @@ fn obstacle(pid: Pid, object: String, reason: String, remedy: &str) -> Obstacle 
     }
 }
 
-/// Programs outside of the tree; this daemon holds what it looks at.
+/// Programs outside of the tree. This daemon, and its movers with the same descriptors, hold what they look at.
 fn others(own: &BTreeMap<HostPid, Pid>) -> impl Iterator<Item = HostPid> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let hosts = entries.filter_map(|entry| {
         let number = entry.file_name().to_str()?.parse().ok()?;
         Some(HostPid::new(number))
     });
-    hosts.filter(|host| *host != HostPid::own() && !own.contains_key(host) && lives(*host))
+    let ours = |host| {
+        host == HostPid::own() || sched::share(HostPid::own(), host, Shared::Files).unwrap_or(false)
+    };
+    hosts.filter(move |host| !own.contains_key(host) && lives(*host) && !ours(*host))
 }
 
 /// Neither a zombie nor a thread of the kernel, which have nothing to share.

@@ -20,6 +20,7 @@ pub mod segment;
 pub mod shared_pages;
 pub mod signal;
 pub mod socket;
+pub mod survivor;
 pub mod system_v;
 pub mod tty;
 pub mod tty_queue;

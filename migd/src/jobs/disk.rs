@@ -5,16 +5,20 @@
 //! behind all that others write to that disk, would be a part of every pause.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{File, OpenOptions, TryLockError},
     io,
     os::unix::fs::FileExt,
     path::Path,
     sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread,
+    time::{Duration, Instant},
 };
 
 use redb::StorageBackend;
 use tracing::error;
+
+/// How long the mover of a daemon that was killed may live on.
+const SURVIVED: Duration = Duration::from_secs(5);
 
 /// One file, which this process alone has open.
 #[derive(Debug)]
@@ -27,18 +31,32 @@ impl Disk {
     /// Opens the file, or makes it.
     ///
     /// # Errors
-    /// `WouldBlock` when another process has it open.
+    /// `WouldBlock` when another process has it open, and keeps it.
     pub(super) fn open(path: &Path) -> io::Result<Disk> {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
         let file = options.open(path)?;
-        file.try_lock()?;
+        lock(&file)?;
         let (flush, wanted) = sync_channel(1);
         let copy = file.try_clone()?;
         thread::Builder::new()
             .name("flush".into())
             .spawn(move || flush_when_wanted(&copy, &wanted))?;
         Ok(Disk { file, flush })
+    }
+}
+
+/// Of a daemon that was killed, a mover may finish what it must not break off
+/// (`libmig::sys::survivor`), and has its descriptors open for so long.
+fn lock(file: &File) -> io::Result<()> {
+    let deadline = Instant::now() + SURVIVED;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            locked => return Ok(locked?),
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use libmig::api::{CheckpointReport, Code, Failure, JobId, Obstacle};
 use libmig::checkpoint::Header;
 use libmig::image::{FileObject, JobImage, OpenFile, ProcessKind};
 use libmig::migration::{MoveError, Proposed};
+use libmig::sys::survivor;
 use libmig::transfer::Offer;
 use libmig::wire::version;
 use tracing::info;
@@ -37,11 +38,16 @@ pub(crate) fn save(
     events: &Events,
 ) -> Result<CheckpointReport, Failure> {
     let (record, epoch) = daemon.jobs.leave(job, daemon.node())?;
-    let saved = Local::find(daemon, job)
-        .and_then(|local| Outgoing::new(daemon, local, record, epoch, daemon.node(), events))
-        .and_then(|mut job| write(daemon, caller, &mut job, file));
+    let saved = survivor::run(|| {
+        Local::find(daemon, job)
+            .and_then(|local| Outgoing::new(daemon, local, record, epoch, daemon.node(), events))
+            .and_then(|mut job| write(daemon, caller, &mut job, file))
+    });
     daemon.jobs.aborted(job, epoch);
-    saved
+    saved.unwrap_or_else(|error| {
+        let said = "there can be no process for the checkpoint";
+        Err(Failure::from_error(Code::Host, said, &error))
+    })
 }
 
 fn write(

@@ -20,6 +20,7 @@ use libmig::capture::{self, CaptureError, Frozen};
 use libmig::image::{FileLock, LockKind};
 use libmig::inspect;
 use libmig::sys::lock::{self, Access};
+use libmig::sys::survivor;
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use tracing::{debug, warn};
@@ -105,18 +106,21 @@ impl Claims {
             local.group.thaw()?;
             return Ok(self.lost());
         }
+        survivor::run(|| self.take_inside(local, deadline))??;
+        Ok(self.lost())
+    }
+
+    /// Has the processes take their own.
+    fn take_inside(&mut self, local: &Local, deadline: Instant) -> std::io::Result<()> {
         // Stopped one by one before the freezer lets go: nobody runs yet.
         let frozen = capture::freeze(local.init);
         local.group.thaw()?;
-        match frozen.and_then(|frozen| self.hand_over(frozen, deadline)) {
-            Ok(()) => {}
-            Err(error) => {
-                warn!(job = %local.job, %error, "a process cannot take its locks");
-                let own = self.of_processes();
-                own.for_each(|claim| claim.state = State::Impossible);
-            }
+        if let Err(error) = frozen.and_then(|frozen| self.hand_over(frozen, deadline)) {
+            warn!(job = %local.job, %error, "a process cannot take its locks");
+            let own = self.of_processes();
+            own.for_each(|claim| claim.state = State::Impossible);
         }
-        Ok(self.lost())
+        Ok(())
     }
 
     fn of_processes(&mut self) -> impl Iterator<Item = &mut Claim> {

@@ -38,6 +38,7 @@ use std::time::Duration;
 
 use libmig::api::{Code, Failure, JobId, MoveMode, MoveReport, NodeName};
 use libmig::migration::{Arrival as Arrived, Departure, MoveError, Moved, Proposed, receive};
+use libmig::sys::survivor;
 use tracing::{info, warn};
 
 use crate::control::Events;
@@ -96,7 +97,16 @@ enum Attempt {
     Failed(Failure),
 }
 
+/// In a process of its own, which a killed daemon does not take along in the middle of what
+/// a job might not survive.
 fn attempt(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Attempt {
+    survivor::run(|| try_once(daemon, job, to, events)).unwrap_or_else(|error| {
+        let said = "there can be no process for the move";
+        Attempt::Failed(Failure::from_error(Code::Host, said, &error))
+    })
+}
+
+fn try_once(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Attempt {
     let (record, epoch) = match daemon.jobs.leave(job, to) {
         Ok(left) => left,
         Err(failure) => return Attempt::Failed(failure),

@@ -5,13 +5,13 @@
 //! is over: once could be just before the thread begins to wait.
 
 use std::{
-    cell::{Cell, OnceCell},
+    cell::{Cell, RefCell},
     fs, io, mem, ptr,
-    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use super::{HostPid, PtraceError, event};
+use crate::sys::survivor;
 
 /// How long a tracee may take to its next stop, unless its tracer says otherwise.
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -20,7 +20,9 @@ const AGAIN: Duration = Duration::from_millis(10);
 
 thread_local! {
     static LIMIT: Cell<Duration> = const { Cell::new(PATIENCE) };
-    static ALARM: OnceCell<Option<Alarm>> = const { OnceCell::new() };
+    static ALARM: RefCell<Option<Alarm>> = const { RefCell::new(None) };
+    /// Timers are a process's: what is in [`survivor::run`] has others.
+    static SURVIVORS_ALARM: RefCell<Option<Alarm>> = const { RefCell::new(None) };
 }
 
 /// Sets how long the calling thread waits for a tracee of its own: husks that
@@ -42,14 +44,24 @@ pub(super) fn wait_status(thread: HostPid) -> Result<i32, PtraceError> {
 /// As [`wait_status`]; nothing when `limit`, which is not zero, is over.
 pub(super) fn wait_for(thread: HostPid, limit: Duration) -> Result<Option<i32>, PtraceError> {
     let deadline = Instant::now() + limit;
-    ALARM.with(|alarm| match alarm.get_or_init(Alarm::new) {
-        Some(alarm) => {
-            alarm.set(limit);
-            let status = blocking(thread, deadline);
-            alarm.set(Duration::ZERO);
-            status
+    let alarm = if survivor::principal() == HostPid::own() {
+        &ALARM
+    } else {
+        &SURVIVORS_ALARM
+    };
+    alarm.with_borrow_mut(|alarm| {
+        if alarm.as_ref().is_none_or(|alarm| !alarm.is_own()) {
+            *alarm = Alarm::new();
         }
-        None => polling(thread, deadline),
+        match alarm {
+            Some(alarm) => {
+                alarm.set(limit);
+                let status = blocking(thread, deadline);
+                alarm.set(Duration::ZERO);
+                status
+            }
+            None => polling(thread, deadline),
+        }
     })
 }
 
@@ -89,7 +101,10 @@ fn state(thread: HostPid) -> String {
 }
 
 /// A timer that interrupts the thread that made it.
-struct Alarm(libc::timer_t);
+struct Alarm {
+    timer: libc::timer_t,
+    process: HostPid,
+}
 
 impl Alarm {
     fn new() -> Option<Self> {
@@ -103,7 +118,14 @@ impl Alarm {
         // SAFETY: both pointers are valid for the call.
         let made =
             unsafe { libc::timer_create(libc::CLOCK_MONOTONIC, &raw mut event, &raw mut timer) };
-        (made == 0).then_some(Self(timer))
+        (made == 0).then(|| Self {
+            timer,
+            process: HostPid::own(),
+        })
+    }
+
+    fn is_own(&self) -> bool {
+        self.process == HostPid::own()
     }
 
     /// Interrupts the thread after `delay`, and then again and again; never, for zero.
@@ -118,15 +140,18 @@ impl Alarm {
             it_value: timespec(delay),
         };
         // SAFETY: the timer is ours, the setting outlives the call.
-        let set = unsafe { libc::timer_settime(self.0, 0, &raw const setting, ptr::null_mut()) };
+        let set =
+            unsafe { libc::timer_settime(self.timer, 0, &raw const setting, ptr::null_mut()) };
         debug_assert_eq!(set, 0, "a valid setting of a timer of ours");
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // SAFETY: the timer is ours and nobody uses it any more.
-        unsafe { libc::timer_delete(self.0) };
+        if self.is_own() {
+            // SAFETY: the timer is ours and nobody uses it any more.
+            unsafe { libc::timer_delete(self.timer) };
+        }
     }
 }
 
@@ -138,26 +163,25 @@ fn timespec(time: Duration) -> libc::timespec {
 }
 
 /// A signal with a handler that does nothing but interrupt; nothing when
-/// somebody else in this process uses it.
+/// somebody else in this process uses it. A process has handlers of its own in
+/// [`survivor::run`] too.
 fn interrupting_signal() -> Option<i32> {
-    static SIGNAL: OnceLock<Option<i32>> = OnceLock::new();
     extern "C" fn nothing(_: i32) {}
-    *SIGNAL.get_or_init(|| {
-        let signal = libc::SIGRTMIN() + 9;
-        // SAFETY: all zeroes is a valid sigaction: default action, no flags, empty mask.
-        let mut old: libc::sigaction = unsafe { mem::zeroed() };
-        // SAFETY: as above.
-        let mut new: libc::sigaction = unsafe { mem::zeroed() };
-        new.sa_sigaction = nothing as extern "C" fn(i32) as usize;
-        // SAFETY: `old` is a valid place for the answer.
-        let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut old) };
-        if asked != 0 || old.sa_sigaction != libc::SIG_DFL {
-            return None;
-        }
-        // SAFETY: the handler does nothing, which is safe at any moment.
-        let set = unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) };
-        (set == 0).then_some(signal)
-    })
+    let handler = nothing as extern "C" fn(i32) as usize;
+    let signal = libc::SIGRTMIN() + 9;
+    // SAFETY: all zeroes is a valid sigaction: default action, no flags, empty mask.
+    let mut old: libc::sigaction = unsafe { mem::zeroed() };
+    // SAFETY: as above.
+    let mut new: libc::sigaction = unsafe { mem::zeroed() };
+    new.sa_sigaction = handler;
+    // SAFETY: `old` is a valid place for the answer.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut old) };
+    if asked != 0 || ![libc::SIG_DFL, handler].contains(&old.sa_sigaction) {
+        return None;
+    }
+    // SAFETY: the handler does nothing, which is safe at any moment.
+    let set = unsafe { libc::sigaction(signal, &raw const new, ptr::null_mut()) };
+    (set == 0).then_some(signal)
 }
 
 #[cfg(test)]

@@ -3,7 +3,10 @@
 use std::{marker::PhantomData, mem};
 
 use super::{Event, HostPid, Options, PtraceError, RseqConfiguration, event, patience, request};
-use crate::image::{Registers, SigInfo};
+use crate::{
+    image::{Registers, SigInfo},
+    sys::survivor::Shield,
+};
 
 /// Indices into [`Registers`] (user_regs_struct).
 pub mod reg {
@@ -343,6 +346,7 @@ impl Stopped {
         let OnDrop::PutBack(guard) = mem::replace(&mut self.on_drop, OnDrop::Detach) else {
             return Ok(());
         };
+        let _shield = Shield::raise();
         // The mask first: with injected registers and the right mask the
         // injected code still finds home by itself, the reverse is not true.
         if self.sigmask()? != guard.sigmask {

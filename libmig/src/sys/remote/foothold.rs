@@ -18,6 +18,7 @@ use crate::{
     sys::{
         process_vm,
         ptrace::{Event, Stopped, bit, reg},
+        survivor::Shield,
     },
 };
 
@@ -63,6 +64,7 @@ pub fn two_calls(
 ) -> Result<[i64; 2], RemoteError> {
     let saved = thread.registers()?;
     let mask = thread.sigmask()?;
+    let _shield = Shield::raise();
     let result = match foothold {
         Foothold::Padding(at) => from_padding(thread, at, calls, &saved, mask),
         Foothold::Syscall(at) => borrow(thread, at, calls, &saved),

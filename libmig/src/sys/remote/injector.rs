@@ -14,6 +14,7 @@ use crate::{
     sys::{
         process_vm,
         ptrace::{Stopped, bit, reg},
+        survivor::Shield,
     },
 };
 
@@ -170,6 +171,7 @@ impl Injector {
         };
         process_vm::write_all(thread.thread(), data, image).map_err(memory)?;
 
+        let _shield = Shield::raise();
         // Registers before mask, and back mask before registers: at every
         // instant a lost tracer leaves code that ends with the right mask.
         thread.set_registers(&injected(&saved, self.code))?;
