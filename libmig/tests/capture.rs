@@ -218,7 +218,7 @@ fn a_terminal_opened_with_o_cloexec_has_duplicates_that_exec_keeps() {
             streams: vec![stream(host)],
             ..CapsuleStdio::default()
         };
-        files::capture(&sources, &stdio, shared).map(|tables| tables.split().0)
+        files::capture(&sources, &stdio, shared, &mut files::NoHold).map(|tables| tables.split().0)
     });
     let image = captured.unwrap().image;
     let by_exec = |number| {

@@ -16,7 +16,7 @@ use std::{
 use libmig::{
     capture::{
         BulkSink, SharedRegistry,
-        files::{CapsuleStdio, FileSource, FileTables, capture},
+        files::{CapsuleStdio, FileSource, FileTables, NoHold, capture},
     },
     image::{
         AsyncOwner, BulkTarget, CapsuleImage, Clocks, Descriptor, FileMapping, FileObject,
@@ -91,7 +91,13 @@ impl Holder {
 
     fn capture(&self) -> FileTables {
         let mut shared = SharedRegistry::new();
-        capture(&[self.source()], &CapsuleStdio::default(), &mut shared).unwrap()
+        capture(
+            &[self.source()],
+            &CapsuleStdio::default(),
+            &mut shared,
+            &mut NoHold,
+        )
+        .unwrap()
     }
 }
 
@@ -533,7 +539,12 @@ fn what_cannot_travel_stops_the_capture() {
     .unwrap();
     let holder = Holder::new(&[&socket]);
     let mut shared = SharedRegistry::new();
-    let refusal = capture(&[holder.source()], &CapsuleStdio::default(), &mut shared);
+    let refusal = capture(
+        &[holder.source()],
+        &CapsuleStdio::default(),
+        &mut shared,
+        &mut NoHold,
+    );
     let refusal = refusal.unwrap_err().to_string();
     assert!(refusal.ends_with("cannot move yet"), "{refusal}");
 }

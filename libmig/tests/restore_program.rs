@@ -49,7 +49,13 @@ fn moved(command: &str, folder: &Path) -> String {
     let mut frozen = freeze(source.init).unwrap();
     let captured = frozen.capture(|sources, shared| {
         let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
-        files::capture(&sources, &CapsuleStdio::default(), shared).map(|tables| tables.split().0)
+        files::capture(
+            &sources,
+            &CapsuleStdio::default(),
+            shared,
+            &mut files::NoHold,
+        )
+        .map(|tables| tables.split().0)
     });
     let captured = captured.unwrap();
     let mut contents = Contents::default();
@@ -239,7 +245,13 @@ fn move_to_new_capsule(init: HostPid) -> Capsule {
     let mut frozen = freeze(init).unwrap();
     let captured = frozen.capture(|sources, shared| {
         let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
-        files::capture(&sources, &CapsuleStdio::default(), shared).map(|tables| tables.split().0)
+        files::capture(
+            &sources,
+            &CapsuleStdio::default(),
+            shared,
+            &mut files::NoHold,
+        )
+        .map(|tables| tables.split().0)
     });
     let captured = captured.unwrap();
     let mut contents = Contents::default();

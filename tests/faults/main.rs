@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use mig_tests::job::Job;
 use mig_tests::lab::{Lab, eventually};
 use mig_tests::workload::Workload;
-use point::{Owner, POINTS, Point, WITH_FILTERS, WITH_LOCKS, WITH_SOCKETS};
+use point::{Owner, POINTS, Point, WITH_FILTERS, WITH_LOCKS, WITH_QUEUES, WITH_SOCKETS};
 
 /// How long the daemons may take to find out who owns the job.
 const SETTLED: Duration = Duration::from_secs(30);
@@ -64,6 +64,7 @@ fn what_waits_in_sockets_is_there_after_a_move_that_failed() {
         strike_all(fault, WITH_SOCKETS, "sockets-abstract", 2);
         strike_all(fault, WITH_SOCKETS, "sockets-path", 2);
         strike_all(fault, WITH_SOCKETS, "inet-served", 4);
+        strike_all(fault, WITH_QUEUES, "inet-bulk", 3);
     }
 }
 

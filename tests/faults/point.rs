@@ -90,6 +90,14 @@ pub(crate) const WITH_SOCKETS: &[Point] = &[
     destination("destination.committed", Owner::Destination),
 ];
 
+/// Those at which the queues of a connection have been looked at by force, and been filled.
+pub(crate) const WITH_QUEUES: &[Point] = &[
+    source("source.peeked", Owner::Source),
+    source("source.image", Owner::Source),
+    destination("destination.built", Owner::Source),
+    destination("destination.committed", Owner::Destination),
+];
+
 /// The file that the daemons of a lab read their failpoints from.
 const FILE: &str = "/run/mig/failpoints";
 

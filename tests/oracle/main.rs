@@ -35,6 +35,9 @@ const REFUSED: &[(&str, &str)] = &[
     ("inet-tcp6", "somebody at the destination has it"),
     ("inet-options", "somebody at the destination has it"),
     ("inet-served", "somebody at the destination has it"),
+    ("inet-bulk", "somebody at the destination has it"),
+    ("inet-ended", "somebody at the destination has it"),
+    ("inet-ended6", "somebody at the destination has it"),
     ("inet-udp", "somebody at the destination has it"),
 ];
 

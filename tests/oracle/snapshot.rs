@@ -80,7 +80,8 @@ pub(super) fn take(frozen: &mut Frozen, stdio: &CapsuleStdio) -> Result<Snapshot
     let mut unlinked = UnlinkedContents::default();
     let captured = frozen.capture(|sources, shared| {
         let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
-        let (tables, contents) = files::capture(&sources, stdio, shared)?.split();
+        let (tables, contents) =
+            files::capture(&sources, stdio, shared, &mut files::NoHold)?.split();
         unlinked = contents;
         Ok::<_, FilesError>(tables)
     })?;

@@ -3,6 +3,8 @@
  * --mode tcp: listeners, connections with bytes both ways, half closed; --v6 1 for IPv6
  * --mode options: options of connections and listeners
  * --mode served: a server and its clients, each a process
+ * --mode bulk: writers that are ahead of their readers by all that the kernel takes
+ * --mode ended: connections with one end, or none, and such as nobody has accepted yet
  * --mode udp: datagram sockets
  */
 #include "workload.h"
@@ -94,6 +96,9 @@ static void want_nothing(int fd, bool ended)
 	CHECK(ended ? n == 0 : n == -1 && errno == EAGAIN, "%zd at the end: %s", n, strerror(errno));
 }
 
+static int number(int fd, int level, int option);
+static void set(int fd, int level, int option, int value);
+
 static void tcp(void)
 {
 	union address where = loopback(wl_num("v6", 0)), lost;
@@ -140,6 +145,155 @@ static void tcp(void)
 			MUST(setsockopt(all[i], SOL_SOCKET, SO_LINGER, &now, sizeof now));
 			close(all[i]);
 		}
+	}
+}
+
+/* Words that tell where in the stream they are. */
+static uint64_t word_at(uint64_t index)
+{
+	return wl_mix(index);
+}
+
+static void write_on(int fd, long words)
+{
+	static uint64_t piece[1 << 15];
+	for (uint64_t index = 0; words < 0 || index < (uint64_t)words;) {
+		size_t n = 0;
+		while (n < sizeof piece / 8 && (words < 0 || index < (uint64_t)words))
+			piece[n++] = word_at(index++);
+		for (size_t put = 0; put < n * 8;) {
+			ssize_t now = send(fd, (char *)piece + put, n * 8 - put, MSG_NOSIGNAL);
+			if (now < 0 && (errno == EPIPE || errno == ECONNRESET))
+				_exit(0);
+			CHECK(now > 0, "send: %s", strerror(errno));
+			put += now;
+		}
+	}
+}
+
+/* Reads on in a stream that is never empty. */
+static void read_on(int fd, size_t words, uint64_t *index)
+{
+	uint64_t word;
+	for (; words; words--) {
+		ssize_t n = recv(fd, &word, 8, MSG_WAITALL);
+		CHECK(n == 8 && word == word_at(*index), "word %llu of a stream", (unsigned long long)*index);
+		++*index;
+	}
+}
+
+/* Two processes write without a rest; a third stream has ended, and is read to its end. */
+static void bulk(void)
+{
+	enum { STREAMS = 2, WORDS = 120 << 8 };
+	union address where = loopback(false);
+	int listener = listening(&where), from[STREAMS + 1];
+	uint64_t index[STREAMS + 1] = { 0 };
+	for (int i = 0; i < STREAMS; i++) {
+		int client = reach(&where, SOCK_STREAM);
+		from[i] = MUST(accept(listener, NULL, NULL));
+		if (wl_fork() == 0) {
+			for (int j = 0; j <= i; j++)
+				close(from[j]);
+			if (i == 1)
+				set(client, SOL_SOCKET, SO_SNDBUF, 100000);
+			write_on(client, -1);
+		}
+		close(client);
+	}
+	int client = reach(&where, SOCK_STREAM);
+	from[STREAMS] = MUST(accept(listener, NULL, NULL));
+	int room = number(client, SOL_SOCKET, SO_SNDBUF);
+	set(client, SOL_SOCKET, SO_SNDBUF, 200000);
+	write_on(client, WORDS);
+	MUST(shutdown(client, SHUT_WR));
+	CHECK(room > 0, "a size of a buffer");
+	wl_ready();
+	while (wl_tick()) {
+		for (int i = 0; i <= STREAMS; i++) {
+			if (wl_sabotage("bytes") && i == 0)
+				MUST(recv(from[i], &room, 4, 0));
+			if (i < STREAMS || index[i] < WORDS)
+				read_on(from[i], i == STREAMS ? 8 : i ? 1 << 8 : 1 << 12, &index[i]);
+		}
+		wl_nap(WL_MS);
+	}
+	if (index[STREAMS] < WORDS)
+		read_on(from[STREAMS], WORDS - index[STREAMS], &index[STREAMS]);
+	want_nothing(from[STREAMS], true);
+}
+
+static void finish(int fd)
+{
+	struct linger now = { 1, 0 };
+	MUST(setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof now));
+	close(fd);
+}
+
+static void want_events(int fd, short wanted)
+{
+	struct pollfd one = { fd, POLLIN | POLLRDHUP, 0 };
+	CHECK(poll(&one, 1, 0) >= 0 && one.revents == wanted, "events %#x, not %#x", one.revents, wanted);
+}
+
+static void ended(void)
+{
+	union address where = loopback(wl_num("v6", 0));
+	int listener = listening(&where);
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		/* Of these the server has closed its end. */
+		int left = reach(&where, SOCK_STREAM), server = MUST(accept(listener, NULL, NULL));
+		put(server, 30000, seed);
+		close(server);
+		/* Of this both ends have been closed, one way after the other. */
+		int over = reach(&where, SOCK_STREAM);
+		server = MUST(accept(listener, NULL, NULL));
+		put(server, 700, ~seed);
+		MUST(shutdown(over, SHUT_WR));
+		close(server);
+		/* This was reset, which has been told. */
+		int reset = reach(&where, SOCK_STREAM);
+		finish(MUST(accept(listener, NULL, NULL)));
+		CHECK(number(reset, SOL_SOCKET, SO_ERROR) == ECONNRESET, "no reset");
+		int deaf = reach(&where, SOCK_STREAM), speaker = MUST(accept(listener, NULL, NULL));
+		MUST(shutdown(deaf, SHUT_RD));
+		/* Nobody has accepted these. */
+		int waiting = reach(&where, SOCK_STREAM), silent = reach(&where, SOCK_STREAM);
+		MUST(shutdown(silent, SHUT_WR));
+		union address own = name_of(waiting, false);
+		if (wl_sabotage("end"))
+			take(left, 8, seed);
+		more = hold();
+		take(left, 30000, seed);
+		want_nothing(left, true);
+		want_events(left, POLLIN | POLLRDHUP);
+		take(over, 700, ~seed);
+		want_nothing(over, true);
+		want_events(over, POLLIN | POLLHUP | POLLRDHUP);
+		want_nothing(reset, true);
+		CHECK(send(reset, "", 1, MSG_NOSIGNAL) == -1 && errno == EPIPE, "a connection that is over sends");
+		want_events(deaf, POLLIN | POLLRDHUP);
+		put(deaf, 8, seed);
+		take(speaker, 8, seed);
+		int first = MUST(accept(listener, NULL, NULL)), second = MUST(accept(listener, NULL, NULL));
+		union address named = name_of(first, true);
+		if (memcmp(&named, &own, sizeof own)) {
+			int other = first;
+			first = second;
+			second = other;
+			named = name_of(first, true);
+		}
+		CHECK(!memcmp(&named, &own, sizeof own), "who waits");
+		want_nothing(second, true);
+		put(second, 40, seed);
+		take(silent, 40, seed);
+		put(waiting, 50, seed);
+		take(first, 50, seed);
+		CHECK(send(left, "", 1, MSG_NOSIGNAL) == 1 || errno == EPIPE, "an end: %s", strerror(errno));
+		int all[] = { left, over, reset, deaf, speaker, waiting, silent, first, second };
+		for (int i = 0; i < 9; i++)
+			finish(all[i]);
 	}
 }
 
@@ -263,6 +417,10 @@ int main(int argc, char **argv)
 		options();
 	else if (wl_mode("served"))
 		served();
+	else if (wl_mode("bulk"))
+		bulk();
+	else if (wl_mode("ended"))
+		ended();
 	else if (wl_mode("udp"))
 		udp();
 	else

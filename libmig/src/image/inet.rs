@@ -17,8 +17,11 @@ pub struct InetSocket {
     pub local: Option<SocketAddr>,
     /// What it is.
     pub state: InetState,
-    /// SO_SNDBUF and SO_RCVBUF as they are asked for; `None` where the kernel chooses.
-    pub buffers: (Option<i32>, Option<i32>),
+    /// Sizes of the buffers for what it sends and receives, in the kernel's count:
+    /// twice what is asked for by SO_SNDBUF and SO_RCVBUF.
+    pub buffers: (i32, i32),
+    /// SO_BUF_LOCK: which of these the program has chosen. The kernel chooses others.
+    pub locked: i32,
     /// SO_SNDTIMEO and SO_RCVTIMEO in microseconds.
     pub timeouts: (u64, u64),
     /// SO_LINGER: seconds, if it is on.
@@ -43,12 +46,34 @@ pub enum InetState {
     Towards(SocketAddr),
     /// One end of a TCP connection.
     Connected {
-        /// The other end, in the job.
-        peer: FileId,
+        /// The other end.
+        peer: InetPeer,
         /// It sends nothing any more.
         shut: bool,
-        /// What has been sent to it and not been read.
+        /// It was told to receive nothing any more.
+        deaf: bool,
+        /// What it has received and not been read.
+        #[serde(with = "serde_bytes")]
+        queue: Vec<u8>,
+        /// What has been sent to it and not been received.
+        #[serde(with = "serde_bytes")]
+        under_way: Vec<u8>,
+    },
+    /// One end of a TCP connection that is over.
+    Over {
+        /// What it has received and not been read.
         #[serde(with = "serde_bytes")]
         queue: Vec<u8>,
     },
+}
+
+/// The other end of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InetPeer {
+    /// In the job.
+    Held(FileId),
+    /// Closed: it has sent an end, and nobody has it any more.
+    Closed(SocketAddr),
+    /// Waits in a socket that listens, of the job, and has received nothing.
+    Waiting(SocketAddr),
 }

@@ -13,7 +13,7 @@ use rustix::{
 
 use super::{
     fd::{self, Kind, Seen},
-    inet_socket,
+    inet_socket::{self, Inets},
     proc_file::About,
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
@@ -92,7 +92,7 @@ struct Survey<'a> {
     sockets: BTreeMap<u32, unix_socket::Socket>,
     socket_holders: BTreeMap<u32, Holder>,
     /// TCP and UDP sockets by inode.
-    inets: BTreeMap<u32, inet_socket::Inet>,
+    inets: Inets,
 }
 
 impl<'a> Survey<'a> {
@@ -109,7 +109,7 @@ impl<'a> Survey<'a> {
             slaves: BTreeMap::new(),
             sockets: BTreeMap::new(),
             socket_holders: BTreeMap::new(),
-            inets: BTreeMap::new(),
+            inets: Inets::default(),
         }
     }
 
@@ -194,7 +194,7 @@ impl<'a> Survey<'a> {
         };
         if socket::option(&copy, libc::SO_DOMAIN).is_ok_and(|domain| domain != libc::AF_UNIX) {
             match inet_socket::look(&copy) {
-                Ok(found) => _ = self.inets.insert(inode, found),
+                Ok(found) => self.inets.insert(inode, found),
                 Err(refusal) => self.refuse(process, &seen, &refusal),
             }
             self.socket_holders.insert(inode, Holder { process, seen });
@@ -234,10 +234,16 @@ impl<'a> Survey<'a> {
 
     fn stray_sockets(&mut self) {
         let inets = std::mem::take(&mut self.inets);
-        for (inode, socket) in &inets {
-            if let Some(refusal) = inet_socket::strayed(socket, &inets)
-                && let Some(holder) = self.socket_holders.get(inode).cloned()
+        for (inode, socket) in inets.iter() {
+            if let Some(refusal) = inets.strayed(socket)
+                && let Some(holder) = self.socket_holders.get(&inode).cloned()
             {
+                // Accepted, or connected, since its process was looked at.
+                let stranger = inets.stranger(socket).filter(|_| !refusal.transient);
+                let refusal = match stranger.is_some_and(|inode| self.holds(inode)) {
+                    true => refusal::socket_busy("its connection has just been made"),
+                    false => refusal,
+                };
                 self.refuse(holder.process, &holder.seen, &refusal);
             }
         }
@@ -254,6 +260,18 @@ impl<'a> Survey<'a> {
                 self.refuse(holder.process, &holder.seen, &refusal);
             }
         }
+    }
+
+    /// Whether a process of the job has this socket by now.
+    fn holds(&self, inode: u32) -> bool {
+        let name = format!("socket:[{inode}]");
+        self.processes.iter().any(|source| {
+            let numbers = fd::numbers(source.host).unwrap_or_default();
+            numbers.into_iter().any(|number| {
+                let link = std::fs::read_link(format!("/proc/{}/fd/{number}", source.host));
+                link.is_ok_and(|link| link.as_os_str() == name.as_str())
+            })
+        })
     }
 
     /// The holder of one end of a pipe whose other end someone else has: only

@@ -1,18 +1,26 @@
 //! TCP and UDP sockets: what the kernel tells about one, and whether it can travel.
 //!
-//! A TCP connection travels with both its ends: nothing is read from it but
-//! what its ends would read, and nothing is set. At the destination it is made
-//! anew with the same addresses, and filled.
+//! A TCP connection travels with both its ends, or with the only one that a
+//! process has: nothing is read from it but what its ends would read. At the
+//! destination it is made anew with the same addresses, and filled.
 
-use std::{collections::BTreeMap, io, net::SocketAddr, os::fd::OwnedFd};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::SocketAddr,
+    os::fd::OwnedFd,
+};
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec},
     net::{getpeername, getsockname},
 };
 
-use super::refusal::{self, Refusal};
-use crate::sys::socket;
+use super::{
+    inet_diag::{self, Connection},
+    refusal::{self, Refusal},
+};
+use crate::sys::{socket, tcp};
 
 /// Options that are ints and travel as they are, by level and number.
 pub const OPTIONS: &[(i32, i32)] = &[
@@ -50,13 +58,13 @@ pub const OPTIONS: &[(i32, i32)] = &[
     (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
 ];
 /// tcpi_state.
-mod state {
-    pub(super) const ESTABLISHED: u8 = 1;
-    pub(super) const FIN_WAIT1: u8 = 4;
-    pub(super) const FIN_WAIT2: u8 = 5;
-    pub(super) const CLOSE: u8 = 7;
-    pub(super) const CLOSE_WAIT: u8 = 8;
-    pub(super) const LISTEN: u8 = 10;
+pub(super) mod state {
+    pub(in super::super) const ESTABLISHED: u8 = 1;
+    pub(in super::super) const FIN_WAIT1: u8 = 4;
+    pub(in super::super) const FIN_WAIT2: u8 = 5;
+    pub(in super::super) const CLOSE: u8 = 7;
+    pub(in super::super) const CLOSE_WAIT: u8 = 8;
+    pub(in super::super) const LISTEN: u8 = 10;
 }
 
 /// An internet socket that can travel if its peer can.
@@ -70,14 +78,31 @@ pub struct Inet {
     pub local: Option<SocketAddr>,
     /// What it is connected to.
     pub remote: Option<SocketAddr>,
-    /// How many connections may wait, if it listens.
-    pub backlog: Option<u32>,
+    /// How many connections wait and how many may, if it listens.
+    pub backlog: Option<(u32, u32)>,
     /// It has closed its direction.
     pub shut: bool,
+    /// It was told to receive nothing any more.
+    pub deaf: bool,
+    /// Its connection is over.
+    pub over: bool,
     /// The other end has closed its direction.
     ended: bool,
     /// Bytes that it has sent, and received.
     passed: (u64, u64),
+    /// Something that it has sent has not been acknowledged.
+    pending: bool,
+}
+
+/// The other end of a TCP connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Other {
+    /// A socket of the job, by its inode.
+    Held(u32),
+    /// No process has it any more.
+    Closed,
+    /// It waits to be accepted from a socket of the job, by its inode.
+    Waiting(u32),
 }
 
 /// Looks at a socket, by a duplicate, without changing it.
@@ -113,8 +138,11 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
             .and_then(|any| any.try_into().ok()),
         backlog: None,
         shut: false,
+        deaf: false,
+        over: false,
         ended: false,
         passed: (0, 0),
+        pending: false,
     };
     found.local = found.local.filter(|local| local.port() != 0);
     let scoped = |address: &SocketAddr| matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0);
@@ -126,7 +154,7 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
         return Err(refusal::socket_busy("it holds an error or urgent data"));
     }
     if stream {
-        connection(fd, &mut found)?;
+        connection(fd, &mut found, events)?;
     } else if events.contains(PollFlags::IN) {
         return Err(refusal::socket_busy("datagrams wait in it"));
     }
@@ -134,31 +162,31 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
 }
 
 /// The state of a TCP socket.
-fn connection(fd: &OwnedFd, found: &mut Inet) -> Result<(), Refusal> {
+fn connection(fd: &OwnedFd, found: &mut Inet, events: PollFlags) -> Result<(), Refusal> {
     let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
-    let info = socket::tcp_info(fd).map_err(unreadable)?;
+    let info = tcp::tcp_info(fd).map_err(unreadable)?;
+    if tcp::has_upper_protocol(fd) {
+        return Err(refusal::socket_option("TCP_ULP"));
+    }
+    let deaf = events.contains(PollFlags::RDHUP);
     match info.state {
-        state::LISTEN if info.unacked > 0 => {
-            return Err(refusal::socket_busy(
-                "connections wait in it to be accepted",
-            ));
+        state::LISTEN => found.backlog = Some((info.unacked, info.sacked)),
+        state::CLOSE => {
+            found.over = deaf;
+            found.remote = None;
         }
-        state::LISTEN => found.backlog = Some(info.sacked),
-        state::CLOSE if has_ended(fd) => {
-            return Err(refusal::socket_busy("its connection has ended"));
-        }
-        state::CLOSE => found.remote = None,
         state::ESTABLISHED | state::FIN_WAIT1 | state::FIN_WAIT2 | state::CLOSE_WAIT => {
             found.shut = matches!(info.state, state::FIN_WAIT1 | state::FIN_WAIT2);
             found.ended = matches!(info.state, state::CLOSE_WAIT);
+            found.deaf = deaf && !found.ended;
             found.passed = (
                 info.bytes_sent.saturating_sub(info.bytes_retransmitted),
                 info.bytes_received.saturating_sub(u64::from(found.ended)),
             );
+            found.pending = info.unsent > 0 || socket::unread(fd).map_err(unreadable)? > 0;
             if info.unsent > 0 {
-                return Err(refusal::socket_busy(
-                    "its peer has no room for what it sends",
-                ));
+                // Never what the other end has received.
+                found.passed.0 = u64::MAX;
             }
         }
         _ => {
@@ -170,50 +198,159 @@ fn connection(fd: &OwnedFd, found: &mut Inet) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether there has been a connection: a fresh socket cannot be read from.
-fn has_ended(fd: &OwnedFd) -> bool {
-    use rustix::net::RecvFlags;
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    rustix::net::recv(fd, &mut [0; 1], flags) != Err(rustix::io::Errno::NOTCONN)
-}
-
 fn poll(fd: &OwnedFd) -> io::Result<PollFlags> {
-    let mut poll = [PollFd::new(fd, PollFlags::PRI | PollFlags::IN)];
+    let wanted = PollFlags::PRI | PollFlags::IN | PollFlags::RDHUP;
+    let mut poll = [PollFd::new(fd, wanted)];
     rustix::event::poll(&mut poll, Some(&Timespec::default()))?;
     Ok(poll[0].revents())
 }
 
-/// The other end of a connection, by its inode.
-#[must_use]
-pub fn peer(socket: &Inet, all: &BTreeMap<u32, Inet>) -> Option<u32> {
-    let same = |other: &Inet| {
-        other.stream
-            && plain(other.local) == plain(socket.remote)
-            && plain(other.remote) == plain(socket.local)
-    };
-    socket.remote.filter(|_| socket.stream)?;
-    all.iter()
-        .find_map(|(inode, other)| same(other).then_some(*inode))
+/// All internet sockets of a job, by their inodes.
+#[derive(Debug, Default)]
+pub struct Inets {
+    all: BTreeMap<u32, Inet>,
+    connections: HashMap<(SocketAddr, SocketAddr), u32>,
 }
 
-/// Why one of these cannot travel, the others being all that the job has.
+impl Inets {
+    /// Adds one.
+    pub fn insert(&mut self, inode: u32, socket: Inet) {
+        if let Some(ends) = socket.ends() {
+            self.connections.insert(ends, inode);
+        }
+        self.all.insert(inode, socket);
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, inode: u32) -> Option<&Inet> {
+        self.all.get(&inode)
+    }
+
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &Inet)> {
+        self.all.iter().map(|(inode, socket)| (*inode, socket))
+    }
+
+    /// The other end of a connection; `None` for what has none.
+    ///
+    /// # Errors
+    /// It cannot travel, or its connection cannot.
+    pub fn other(&self, socket: &Inet) -> Result<Option<Other>, Refusal> {
+        let Some((local, remote)) = socket.ends() else {
+            return Ok(None);
+        };
+        if (local, remote) == (remote, local) {
+            return Err(refusal::socket_option("a connection to itself"));
+        }
+        if let Some(peer) = self.connections.get(&(remote, local)) {
+            return Ok(Some(Other::Held(*peer)));
+        }
+        let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
+        let found = inet_diag::find(remote, local).map_err(unreadable)?;
+        self.left(socket, found).map(Some)
+    }
+
+    /// The inode of the other end, which is in none of these, of a connection of this node.
+    #[must_use]
+    pub fn stranger(&self, socket: &Inet) -> Option<u32> {
+        let (local, remote) = socket.ends()?;
+        let found = inet_diag::find(remote, local).ok().flatten()?;
+        (found.inode != 0).then_some(found.inode)
+    }
+
+    /// The other end of a connection of which the job has one.
+    fn left(&self, socket: &Inet, found: Option<Connection>) -> Result<Other, Refusal> {
+        let foreign = || refusal::foreign_connection(socket.remote);
+        let Some(found) = found else {
+            // The last that the kernel forgets of a socket that has sent its end.
+            let here = socket.ends().is_some_and(|(local, remote)| {
+                local.ip() == remote.ip() || remote.ip().is_loopback()
+            });
+            return match (here, socket.ended && !socket.pending) {
+                (true, true) => Ok(Other::Closed),
+                (true, false) => Err(refusal::socket_busy("its other end has just been closed")),
+                (false, _) => Err(foreign()),
+            };
+        };
+        match found.state {
+            _ if found.inode != 0 => Err(foreign()),
+            state::ESTABLISHED | state::CLOSE_WAIT => {
+                let listener = self.listener(socket).ok_or_else(foreign)?;
+                let end = u32::from(found.state == state::CLOSE_WAIT);
+                if found.unread > end || socket.pending {
+                    let reason = "what it has sent waits at an end that is not accepted yet";
+                    return Err(refusal::socket_busy(reason));
+                }
+                Ok(Other::Waiting(listener))
+            }
+            // Its end comes after all that it has sent.
+            _ if socket.ended && !socket.pending => Ok(Other::Closed),
+            _ => Err(refusal::socket_busy(
+                "its other end is closed, and has more to send",
+            )),
+        }
+    }
+
+    /// Who listens for a connection that nobody has accepted.
+    fn listener(&self, socket: &Inet) -> Option<u32> {
+        let (_, remote) = socket.ends()?;
+        let listens = |other: &Inet| {
+            let at = plain(other.local).filter(|_| other.backlog.is_some());
+            at.is_some_and(|at| {
+                at.port() == remote.port() && (at.ip() == remote.ip() || at.ip().is_unspecified())
+            })
+        };
+        let mut all = self.all.iter();
+        all.find_map(|(inode, other)| listens(other).then_some(*inode))
+    }
+
+    /// Why one of these cannot travel, the others being all that the job has.
+    #[must_use]
+    pub fn strayed(&self, socket: &Inet) -> Option<Refusal> {
+        match (self.other(socket), socket.backlog) {
+            (Err(refusal), _) => Some(refusal),
+            // Each other connection is looked at only where somebody waits.
+            (Ok(_), Some((waiting @ 1.., _))) => (self.expected(socket) < waiting)
+                .then(|| refusal::socket_busy("connections wait in it to be accepted")),
+            (Ok(_), _) => None,
+        }
+    }
+
+    /// How many connections of the job wait at the address of a socket that listens.
+    fn expected(&self, socket: &Inet) -> u32 {
+        let port = socket.local.map(|local| local.port());
+        let own = |other: &&Inet| {
+            let there = other
+                .ends()
+                .is_some_and(|(_, remote)| Some(remote.port()) == port);
+            there && matches!(self.other(other), Ok(Some(Other::Waiting(_))))
+        };
+        u32::try_from(self.all.values().filter(own).count()).unwrap_or(u32::MAX)
+    }
+}
+
+impl Inet {
+    /// The addresses of a TCP connection, those of IPv4 as such.
+    fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        let connected = self.stream && self.backlog.is_none();
+        plain(self.local)
+            .zip(plain(self.remote))
+            .filter(|_| connected)
+    }
+
+    /// Whether all that it has sent has been received by `peer`, by their counts.
+    #[must_use]
+    pub fn has_reached(&self, peer: &Inet) -> bool {
+        !self.pending || self.passed.0 == peer.passed.1
+    }
+}
+
+/// Whether a socket is connected to one of this node that no process has.
 #[must_use]
-pub fn strayed(socket: &Inet, all: &BTreeMap<u32, Inet>) -> Option<Refusal> {
-    socket.remote.filter(|_| socket.stream)?;
-    let Some(peer) = peer(socket, all) else {
-        let port = socket.remote.map(|remote| remote.port());
-        let listens =
-            |other: &Inet| other.backlog.is_some() && other.local.map(|l| l.port()) == port;
-        let passes = socket.ended || all.values().any(listens);
-        return Some(if passes {
-            refusal::socket_busy("its other end is not accepted yet, or closed")
-        } else {
-            refusal::foreign_connection(socket.remote)
-        });
-    };
-    // What is between the two is nowhere to be read.
-    (socket.passed.0 != all[&peer].passed.1)
-        .then(|| refusal::socket_busy("something that it has sent is on its way"))
+pub fn is_left(fd: &OwnedFd) -> bool {
+    let found = look(fd).map(|found| Inets::default().other(&found));
+    matches!(found, Ok(Ok(Some(Other::Closed))))
 }
 
 /// An IPv4 address as such, also of a socket of IPv6.
@@ -235,40 +372,79 @@ mod tests {
         look(&fd.as_fd().try_clone_to_owned().unwrap())
     }
 
-    #[test]
-    fn the_ends_of_a_connection_find_each_other() {
+    fn all<const N: usize>(sockets: [&dyn AsFd; N]) -> Inets {
+        let mut all = Inets::default();
+        for (inode, socket) in (1..).zip(sockets) {
+            all.insert(inode, see(socket.as_fd()).unwrap());
+        }
+        all
+    }
+
+    fn other(all: &Inets, inode: u32) -> Result<Option<Other>, Refusal> {
+        all.other(all.get(inode).unwrap())
+    }
+
+    fn pair() -> (TcpListener, TcpStream, TcpStream) {
         let listener = TcpListener::bind("[::]:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(see(&listener).unwrap().backlog.is_some());
-        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        assert!(see(&listener).unwrap_err().transient, "one waits");
+        let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
         let (server, _) = listener.accept().unwrap();
+        (listener, client, server)
+    }
+
+    #[test]
+    fn the_ends_of_a_connection_find_each_other() {
+        let (listener, mut client, server) = pair();
         client.write_all(b"unread").unwrap();
-        let ends =
-            |client, server| BTreeMap::from([(1, see(client).unwrap()), (2, see(server).unwrap())]);
-        let all = ends(&client, &server);
-        assert_eq!(
-            (peer(&all[&1], &all), peer(&all[&2], &all)),
-            (Some(2), Some(1))
-        );
-        assert_eq!(
-            (strayed(&all[&1], &all), strayed(&all[&2], &all)),
-            (None, None)
-        );
+        let both = all([&client, &server, &listener]);
+        assert_eq!(other(&both, 1), Ok(Some(Other::Held(2))));
+        assert_eq!(other(&both, 2), Ok(Some(Other::Held(1))));
+        assert_eq!(other(&both, 3), Ok(None));
+        assert!(both.iter().all(|(_, one)| both.strayed(one).is_none()));
+        assert!(both.get(1).unwrap().has_reached(both.get(2).unwrap()));
         client.shutdown(Shutdown::Write).unwrap();
-        let all = ends(&client, &server);
-        assert!(all[&1].shut && !all[&2].shut);
-        assert_eq!(strayed(&all[&1], &all), None);
-        let alone = BTreeMap::from([(1, all[&1].clone())]);
-        assert!(!strayed(&alone[&1], &alone).unwrap().transient);
-        let unaccepted = BTreeMap::from([(1, all[&1].clone()), (3, see(&listener).unwrap())]);
-        assert!(strayed(&unaccepted[&1], &unaccepted).unwrap().transient);
+        let both = all([&client, &server]);
+        assert!(both.get(1).unwrap().shut && !both.get(2).unwrap().shut);
+        assert_eq!(both.strayed(both.get(1).unwrap()), None);
+        let alone = all([&client]);
+        assert!(!other(&alone, 1).unwrap_err().transient);
+    }
+
+    #[test]
+    fn an_end_that_nobody_has_is_closed_or_waits() {
+        let (listener, client, server) = pair();
         drop(client);
-        let left = BTreeMap::from([(2, see(&server).unwrap())]);
+        assert_eq!(other(&all([&server]), 1), Ok(Some(Other::Closed)));
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let waits = all([&client, &listener]);
+        assert_eq!(other(&waits, 1), Ok(Some(Other::Waiting(2))));
+        assert_eq!(waits.strayed(waits.get(2).unwrap()), None);
         assert!(
-            strayed(&left[&2], &left).unwrap().transient,
-            "its client has gone"
+            !other(&all([&client]), 1).unwrap_err().transient,
+            "at a stranger's"
         );
+        let alone = all([&listener]);
+        let refusal = alone.strayed(alone.get(1).unwrap());
+        assert!(refusal.unwrap().transient, "a stranger waits");
+        client.write_all(b"request").unwrap();
+        assert!(other(&all([&client, &listener]), 1).unwrap_err().transient);
+    }
+
+    #[test]
+    fn a_connection_that_is_over_is_none() {
+        let (_, client, server) = pair();
+        client.shutdown(Shutdown::Both).unwrap();
+        assert!(see(&client).unwrap().deaf);
+        drop(server);
+        drop(client.try_clone().unwrap());
+        let over = see(&client).unwrap();
+        assert_eq!((over.over, over.remote), (true, None));
+        let fresh = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::STREAM,
+            None,
+        );
+        assert!(!see(fresh.unwrap()).unwrap().over);
     }
 
     #[test]

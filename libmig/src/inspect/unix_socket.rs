@@ -14,17 +14,12 @@ use std::{
     },
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec},
-    net::{
-        AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send,
-        socket_with,
-    },
-};
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::{
     fd,
     refusal::{self, Refusal},
+    sock_diag::{self, HEADER, half, word},
 };
 use crate::{image::SocketFile, sys::socket};
 
@@ -56,10 +51,6 @@ pub const BOTH_SHUT: u8 = 3;
 /// sk_state, as for TCP.
 const LISTENING: u8 = 10;
 
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST: u16 = 1;
-const NLMSG_ERROR: u16 = 2;
-const HEADER: usize = 16;
 const MESSAGE: usize = HEADER + 16;
 /// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN.
 const SHOW: u32 = 1 | 4 | 0x10;
@@ -233,16 +224,10 @@ fn poll(fd: &OwnedFd) -> io::Result<PollFlags> {
 
 fn diag(inode: u64) -> io::Result<Diag> {
     let inode = u32::try_from(inode).map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
-    let flags = SocketFlags::CLOEXEC;
-    let family = AddressFamily::NETLINK;
-    let netlink = socket_with(family, SocketType::RAW, flags, Some(netlink::SOCK_DIAG))?;
-    send(&netlink, &request(inode), SendFlags::empty())?;
-    let mut answer = [0; 4096];
-    let (length, _) = recv(&netlink, &mut answer, RecvFlags::DONTWAIT)?;
-    parse(&answer[..length])
+    parse(&sock_diag::ask(&request(inode))?)
 }
 
-/// struct nlmsghdr, then struct unix_diag_req for one inode, whatever its cookie.
+/// struct unix_diag_req for one inode, whatever its cookie.
 fn request(inode: u32) -> Vec<u8> {
     let any = u32::MAX;
     let family = libc::AF_UNIX.to_ne_bytes()[0];
@@ -250,26 +235,12 @@ fn request(inode: u32) -> Vec<u8> {
     for word in [any, inode, SHOW, any, any] {
         body.extend(word.to_ne_bytes());
     }
-    let length = u32::try_from(HEADER + body.len()).expect("it is short");
-    let mut request = length.to_ne_bytes().to_vec();
-    request.extend(SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-    request.extend(NLM_F_REQUEST.to_ne_bytes());
-    request.extend([0; 8]);
-    request.extend(body);
-    request
+    body
 }
 
 /// struct nlmsghdr, struct unix_diag_msg, attributes.
 fn parse(answer: &[u8]) -> io::Result<Diag> {
     let malformed = || io::Error::from(io::ErrorKind::InvalidData);
-    let kind = half(answer, 4).ok_or_else(malformed)?;
-    if kind == NLMSG_ERROR {
-        let code = word(answer, HEADER).ok_or_else(malformed)?;
-        return Err(io::Error::from_raw_os_error(-code.cast_signed()));
-    }
-    if kind != SOCK_DIAG_BY_FAMILY {
-        return Err(malformed());
-    }
     let mut diag = Diag {
         state: *answer.get(HEADER + 2).ok_or_else(malformed)?,
         ..Diag::default()
@@ -297,16 +268,6 @@ fn parse(answer: &[u8]) -> io::Result<Diag> {
         at += length.max(4).next_multiple_of(4);
     }
     Ok(diag)
-}
-
-fn half(bytes: &[u8], at: usize) -> Option<u16> {
-    let bytes = bytes.get(at..)?.first_chunk()?;
-    Some(u16::from_ne_bytes(*bytes))
-}
-
-fn word(bytes: &[u8], at: usize) -> Option<u32> {
-    let bytes = bytes.get(at..)?.first_chunk()?;
-    Some(u32::from_ne_bytes(*bytes))
 }
 
 /// Bytes that wait in a stream, or in all messages of a SOCK_SEQPACKET.

@@ -22,6 +22,7 @@ pub mod signal;
 pub mod socket;
 pub mod survivor;
 pub mod system_v;
+pub mod tcp;
 pub mod tty;
 pub mod tty_queue;
 

@@ -8,6 +8,9 @@ use std::{
 
 use nix::sys::socket::{self, ControlMessage, MsgFlags, UnixCredentials, sockopt};
 
+/// SO_BUF_LOCK, since Linux 5.15: 1 where the size of the send buffer, 2 where that of
+/// the receive buffer has been chosen.
+pub const SO_BUF_LOCK: i32 = 72;
 /// What one message may carry at most (SCM_MAX_FD).
 const MOST_DESCRIPTORS: usize = 253;
 /// Words of a buffer for that, a sender, and something unknown.
@@ -92,98 +95,6 @@ pub fn set_linger(fd: impl AsFd, seconds: Option<i32>) -> io::Result<()> {
     set(fd.as_fd(), libc::SO_LINGER, &linger)
 }
 
-/// TCP_CONGESTION.
-///
-/// # Errors
-/// What getsockopt(2) says.
-pub fn congestion(fd: impl AsFd) -> io::Result<Vec<u8>> {
-    let mut name = [0u8; 16];
-    get_at(
-        fd.as_fd(),
-        (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
-        &mut name,
-    )?;
-    let end = name.iter().position(|byte| *byte == 0);
-    Ok(name[..end.unwrap_or(name.len())].to_vec())
-}
-
-/// Sets TCP_CONGESTION.
-///
-/// # Errors
-/// ENOENT for one that this kernel does not have.
-pub fn set_congestion(fd: impl AsFd, name: &[u8]) -> io::Result<()> {
-    let mut padded = [0u8; 16];
-    let length = name.len().min(15);
-    padded[..length].copy_from_slice(&name[..length]);
-    set_at(
-        fd.as_fd(),
-        (libc::IPPROTO_TCP, libc::TCP_CONGESTION),
-        &padded,
-    )
-}
-
-/// What TCP_INFO says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TcpInfo {
-    /// tcpi_state.
-    pub state: u8,
-    /// tcpi_unacked; of a socket that listens, connections that wait.
-    pub unacked: u32,
-    /// tcpi_sacked; of a socket that listens, how many may wait.
-    pub sacked: u32,
-    /// Bytes that have been written and not been sent even once.
-    pub unsent: u32,
-    /// tcpi_bytes_received: also the end of the stream counts as one.
-    pub bytes_received: u64,
-    /// tcpi_bytes_sent, with those that have been sent again.
-    pub bytes_sent: u64,
-    /// tcpi_bytes_retrans.
-    pub bytes_retransmitted: u64,
-}
-
-/// TCP_INFO.
-///
-/// # Errors
-/// What getsockopt(2) says; InvalidData from a kernel before 4.19.
-pub fn tcp_info(fd: impl AsFd) -> io::Result<TcpInfo> {
-    const LENGTH: usize = 216;
-    let mut info = [0u8; LENGTH];
-    if get_at(fd.as_fd(), (libc::IPPROTO_TCP, libc::TCP_INFO), &mut info)? < LENGTH {
-        return Err(io::ErrorKind::InvalidData.into());
-    }
-    let word = |at: usize| {
-        let bytes = info[at..].first_chunk().expect("within the structure");
-        u32::from_ne_bytes(*bytes)
-    };
-    let long = |at: usize| {
-        let bytes = info[at..].first_chunk().expect("within the structure");
-        u64::from_ne_bytes(*bytes)
-    };
-    Ok(TcpInfo {
-        state: info[0],
-        unacked: word(24),
-        sacked: word(28),
-        unsent: word(144),
-        bytes_received: long(128),
-        bytes_sent: long(200),
-        bytes_retransmitted: long(208),
-    })
-}
-
-/// Whether it is a TCP socket.
-#[must_use]
-pub fn is_tcp(fd: impl AsFd) -> bool {
-    option(fd, libc::SO_PROTOCOL).is_ok_and(|protocol| protocol == libc::IPPROTO_TCP)
-}
-
-/// TCP_REPAIR on: when it is closed now, nobody is told and nothing is left of it.
-///
-/// # Errors
-/// EPERM for a socket that listens; what setsockopt(2) says.
-pub fn silence(fd: impl AsFd) -> io::Result<()> {
-    set_at(fd.as_fd(), (libc::IPPROTO_TCP, libc::TCP_REPAIR), &1i32)
-}
-
 /// SO_RCVTIMEO or SO_SNDTIMEO in microseconds; 0 for none.
 ///
 /// # Errors
@@ -244,8 +155,8 @@ pub fn has_filter(fd: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// SIOCOUTQ: the kernel's memory that holds what this Unix socket has sent and
-/// nobody has read.
+/// SIOCOUTQ: of a Unix socket, the kernel's memory that holds what it has sent and
+/// nobody has read; of a TCP socket, bytes and an end that nobody has acknowledged.
 ///
 /// # Errors
 /// What ioctl(2) says.
@@ -377,7 +288,11 @@ fn get<T>(fd: BorrowedFd<'_>, name: i32, value: &mut T) -> io::Result<()> {
 }
 
 /// How many bytes the kernel has written is returned.
-fn get_at<T>(fd: BorrowedFd<'_>, (level, name): (i32, i32), value: &mut T) -> io::Result<usize> {
+pub(super) fn get_at<T>(
+    fd: BorrowedFd<'_>,
+    (level, name): (i32, i32),
+    value: &mut T,
+) -> io::Result<usize> {
     let mut length = libc::socklen_t::try_from(size_of::<T>()).expect("options are small");
     // SAFETY: the kernel writes at most `length` bytes to `value`, which is
     // plain ints: any bytes are one.
@@ -397,7 +312,11 @@ fn set<T>(fd: BorrowedFd<'_>, name: i32, value: &T) -> io::Result<()> {
     set_at(fd, (libc::SOL_SOCKET, name), value)
 }
 
-fn set_at<T>(fd: BorrowedFd<'_>, (level, name): (i32, i32), value: &T) -> io::Result<()> {
+pub(super) fn set_at<T>(
+    fd: BorrowedFd<'_>,
+    (level, name): (i32, i32),
+    value: &T,
+) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of::<T>()).expect("options are small");
     // SAFETY: the kernel reads at most `length` bytes of `value`.
     check(unsafe {

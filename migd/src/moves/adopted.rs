@@ -27,7 +27,7 @@ use tracing::warn;
 use migd::capsule::{Adopt, Handle, Launcher, PipeId};
 
 use super::local::{broken, host};
-use super::silence::silence;
+use super::silence::{mend, silence};
 use super::ties;
 use crate::daemon::Daemon;
 use crate::jobs::watch;
@@ -208,22 +208,39 @@ impl Adopted {
         frozen: &Frozen,
         group: &JobGroup,
     ) -> Result<(), CaptureError> {
-        let failed = |source| CaptureError::Cgroup {
-            path: group.path().to_owned(),
-            source,
-        };
-        let live = || {
-            frozen
-                .processes()
-                .filter(|p| process::stat(*p).is_ok_and(|s| !s.is_dead()))
-        };
-        let groups = live().map(|process| Ok((process.raw(), self.group_of(process)?)));
-        self.groups = groups.collect::<io::Result<_>>().map_err(failed)?;
-        self.write(folder).map_err(failed)?;
-        live()
-            .try_for_each(|process| group.adopt(process))
-            .map_err(failed)?;
+        let processes: Vec<HostPid> = frozen.processes().collect();
+        self.gather(folder, &processes, group)
+            .map_err(|source| CaptureError::Cgroup {
+                path: group.path().to_owned(),
+                source,
+            })?;
         frozen.hold(group)
+    }
+
+    /// Into the control group of the job; those that are in it already stay. On an error
+    /// [`Adopted::put_back`] undoes it.
+    pub(super) fn gather(
+        &mut self,
+        folder: &Path,
+        processes: &[HostPid],
+        group: &JobGroup,
+    ) -> io::Result<()> {
+        let members = group.members()?;
+        let absent = |process: &&HostPid| {
+            let live = process::stat(**process).is_ok_and(|stat| !stat.is_dead());
+            live && !members.contains(process)
+        };
+        let live: Vec<HostPid> = processes.iter().filter(absent).copied().collect();
+        let groups = live
+            .iter()
+            .map(|process| Ok((process.raw(), self.group_of(*process)?)));
+        let groups = groups.collect::<io::Result<Vec<_>>>()?;
+        let held = |pid: &i32| members.contains(&HostPid::new(*pid));
+        self.groups.retain(|(pid, _)| held(pid));
+        self.groups.extend(groups);
+        self.write(folder)?;
+        live.into_iter()
+            .try_for_each(|process| group.adopt(process))
     }
 
     /// The directory of a process' control group (v2).
@@ -364,6 +381,12 @@ pub(super) fn stands_for(folder: &Path, process: HostPid) -> bool {
 /// # Errors
 /// When one of them is frozen still.
 pub(super) fn undo(daemon: &Daemon, adopted: &Adopted) -> Result<(), Failure> {
+    if JobGroup::new(adopted.group.clone())
+        .is_frozen()
+        .unwrap_or(false)
+    {
+        mend(&adopted.job, adopted.scope());
+    }
     let put_back = adopted.put_back();
     put_back.map_err(|error| host(&adopted.job, "it cannot be put back where it was", &error))?;
     dissolve(daemon, &adopted.job);

@@ -21,7 +21,7 @@ use migd::capsule::{Handle, Info, PipeId};
 use super::adopted::Adopted;
 use super::locks::Claims;
 use super::names;
-use super::silence::silence;
+use super::silence::{mend, silence};
 use crate::daemon::Daemon;
 use crate::jobs::registry::Relock;
 use crate::jobs::watch;
@@ -253,6 +253,9 @@ impl Local {
 
     /// Source: the job stays; whatever is frozen of it runs.
     pub(super) fn resume(mut self) -> Result<(), Failure> {
+        if self.group.is_frozen().unwrap_or(false) {
+            mend(&self.job, self.scope());
+        }
         self.group
             .thaw()
             .map_err(|error| host(&self.job, "it cannot be thawed", &error))?;

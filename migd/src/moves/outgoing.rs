@@ -4,9 +4,10 @@
 //! here; afterwards nothing here lets it run again.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use libmig::api::{Event, Failure, JobId, NodeName, Obstacle, Phase};
-use libmig::capture::files::{self, CapsuleStdio, FileSource, UnlinkedContents};
+use libmig::capture::files::{self, CapsuleStdio, FileSource, Hold, HoldError, UnlinkedContents};
 use libmig::capture::{
     self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables,
 };
@@ -14,6 +15,7 @@ use libmig::image::{JobImage, NeededFile};
 use libmig::inspect::cpu::CpuFeatures;
 use libmig::inspect::{fd, manifest};
 use libmig::migration::{JobError, SourceJob, failpoint};
+use libmig::sys::HostPid;
 use libmig::transfer::{Offer, Proposal};
 use tracing::{error, warn};
 
@@ -94,6 +96,7 @@ fn tables(
     stdio: &CapsuleStdio,
     shared: &mut SharedRegistry,
     contents: &mut UnlinkedContents,
+    hold: &mut dyn Hold,
 ) -> Result<Tables, files::FilesError> {
     let sources: Vec<FileSource<'_>> = live
         .iter()
@@ -110,7 +113,7 @@ fn tables(
         descriptors,
         locks,
         unlinked,
-    } = files::capture(&sources, stdio, shared)?;
+    } = files::capture(&sources, stdio, shared, hold)?;
     *contents = unlinked;
     Ok(Tables {
         files,
@@ -119,6 +122,37 @@ fn tables(
         descriptors,
         locks,
     })
+}
+
+/// Holds the job by the freezer for a moment before its copy is complete.
+struct Grip<'a> {
+    local: &'a mut Local,
+    folder: PathBuf,
+    processes: Vec<HostPid>,
+    held: &'a mut bool,
+}
+
+impl Hold for Grip<'_> {
+    fn hold(&mut self) -> Result<(), HoldError> {
+        *self.held = true;
+        let group = &self.local.group;
+        match &mut self.local.adopted {
+            Some(adopted) => adopted.gather(&self.folder, &self.processes, group)?,
+            None => {
+                let members = group.members()?;
+                if self.processes.iter().any(|one| !members.contains(one)) {
+                    return Err("a process has left the control group of its job".into());
+                }
+            }
+        }
+        Ok(group.freeze()?)
+    }
+
+    fn release(&mut self) -> Result<(), HoldError> {
+        failpoint::hit("source.peeked").map_err(|failed| failed.error)?;
+        // Stopped by us as before; an adopted tree goes back when the move is over.
+        Ok(self.local.group.thaw()?)
+    }
 }
 
 fn capturing(error: CaptureError) -> JobError {
@@ -201,7 +235,15 @@ impl SourceJob for Outgoing<'_> {
         self.departing = true;
         let frozen = self.frozen.as_mut().expect("captured while frozen");
         let unlinked = &mut self.unlinked;
-        let captured = frozen.capture(|live, shared| tables(live, &stdio, shared, unlinked));
+        let local = self.local.as_mut();
+        let mut grip = Grip {
+            local: local.expect("taken only when the job is reaped"),
+            folder: watch::folder(self.daemon, &self.record.id),
+            processes: frozen.processes().collect(),
+            held: &mut self.held,
+        };
+        let captured =
+            frozen.capture(|live, shared| tables(live, &stdio, shared, unlinked, &mut grip));
         let mut captured = captured.map_err(capturing)?;
         if let Some(adopted) = &mut self.local().adopted {
             adopted.settle(&mut captured.image, &stdio);

@@ -48,6 +48,9 @@ pub enum FilesError {
         #[source]
         source: io::Error,
     },
+    /// The tree could not be held, or not be let go of.
+    #[error("cannot hold the processes while what their connections hold is read")]
+    Hold(#[source] super::HoldError),
     /// The list of descriptors could not be read.
     #[error("pid {pid}: cannot list its descriptors")]
     List {

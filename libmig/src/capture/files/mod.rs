@@ -1,8 +1,8 @@
 //! Descriptors of a stopped tree -> tables of the image.
 //!
 //! Everything is looked at through duplicates that share the program's open
-//! file descriptions: no offset is moved, no flag is set, nothing is read that
-//! is not put back at once. A capture that is given up leaves no trace.
+//! file descriptions: no offset is moved, nothing is read or set that is not put
+//! back at once. A capture that is given up leaves no trace.
 
 mod epoll;
 mod error;
@@ -68,7 +68,41 @@ impl<'a> From<&LiveSource<'a>> for FileSource<'a> {
     }
 }
 
-/// Captures every descriptor of the tree. Nothing of it may run meanwhile.
+/// What keeps a stopped tree from running even when this process is killed.
+pub trait Hold {
+    /// From now on nothing of the tree runs before somebody else has seen to its
+    /// sockets ([`crate::sys::tcp::mend`]).
+    ///
+    /// # Errors
+    /// It cannot be held.
+    fn hold(&mut self) -> Result<(), HoldError>;
+
+    /// The tree is as it was: back to before [`Hold::hold`].
+    ///
+    /// # Errors
+    /// It is still held.
+    fn release(&mut self) -> Result<(), HoldError>;
+}
+
+/// Why a tree cannot be held.
+pub type HoldError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Holds nothing: for a tree that is to end with this process.
+#[derive(Debug, Clone, Copy)]
+pub struct NoHold;
+
+impl Hold for NoHold {
+    fn hold(&mut self) -> Result<(), HoldError> {
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), HoldError> {
+        Ok(())
+    }
+}
+
+/// Captures every descriptor of the tree. Nothing of it may run meanwhile. `hold`
+/// is asked for help where looking takes changing.
 ///
 /// # Errors
 /// [`FilesError::Refused`] names a descriptor that cannot travel; the rest is
@@ -77,7 +111,8 @@ pub fn capture(
     processes: &[FileSource<'_>],
     stdio: &CapsuleStdio,
     shared: &mut SharedRegistry,
+    hold: &mut dyn Hold,
 ) -> Result<FileTables, FilesError> {
     let table = table::Table::read(processes, stdio)?;
-    object::Objects::new(processes, stdio, &table, shared).capture()
+    object::Objects::new(processes, stdio, &table, shared).capture(hold)
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::{
-    CapsuleStdio, FileSource, FileTables, FilesError, SharedRegistry, UnlinkedContents, epoll,
-    owner, pipe,
+    CapsuleStdio, FileSource, FileTables, FilesError, Hold, SharedRegistry, UnlinkedContents,
+    epoll, owner, pipe,
     socket::Sockets,
     table::{Found, Table},
     terminal::Terminals,
@@ -56,8 +56,8 @@ impl<'a> Objects<'a> {
         }
     }
 
-    pub(super) fn capture(mut self) -> Result<FileTables, FilesError> {
-        self.sockets.look()?;
+    pub(super) fn capture(mut self, hold: &mut dyn Hold) -> Result<FileTables, FilesError> {
+        self.sockets.look(hold)?;
         let mut files = Vec::with_capacity(self.table.files.len());
         for (found, file) in self.table.files.iter().zip(0..) {
             let object = self.object(file, found)?;
@@ -127,7 +127,7 @@ impl<'a> Objects<'a> {
             Kind::Signal => FileObject::Signal {
                 mask: info.signal_mask.unwrap_or_default(),
             },
-            Kind::Socket => match self.sockets.inets.capture(found) {
+            Kind::Socket => match self.sockets.network.capture(found) {
                 Some(socket) => FileObject::Inet(Box::new(socket?)),
                 None => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
             },

@@ -10,8 +10,8 @@ use std::{
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use super::{
-    FileSource, FilesError,
-    inet::Inets,
+    FileSource, FilesError, Hold,
+    inet::Network,
     table::{self, Found, Table},
 };
 use crate::{
@@ -36,7 +36,7 @@ pub(super) struct Sockets<'a> {
     seen: BTreeMap<u32, Socket>,
     ids: BTreeMap<u32, FileId>,
     /// Those that are not Unix sockets.
-    pub(super) inets: Inets,
+    pub(super) network: Network,
 }
 
 impl<'a> Sockets<'a> {
@@ -46,14 +46,14 @@ impl<'a> Sockets<'a> {
             table,
             seen: BTreeMap::new(),
             ids: BTreeMap::new(),
-            inets: Inets::default(),
+            network: Network::default(),
         }
     }
 
     /// Who is whose peer, before any is captured.
-    pub(super) fn look(&mut self) -> Result<(), FilesError> {
+    pub(super) fn look(&mut self, hold: &mut dyn Hold) -> Result<(), FilesError> {
         for (file, found) in (0..).zip(&self.table.files) {
-            if found.kind == Kind::Socket && !self.inets.look(file, found)? {
+            if found.kind == Kind::Socket && !self.network.look(file, found)? {
                 let look = unix_socket::look(
                     &found.copy,
                     found.seen.stat.st_ino,
@@ -64,7 +64,7 @@ impl<'a> Sockets<'a> {
                 self.ids.insert(inode(found), file);
             }
         }
-        Ok(())
+        self.network.read(&self.table.files, hold)
     }
 
     pub(super) fn capture(&self, found: &Found) -> Result<UnixSocket, FilesError> {

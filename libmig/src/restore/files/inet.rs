@@ -1,31 +1,25 @@
 //! TCP and UDP sockets. Both ends of a connection are made anew, with the
 //! addresses that they had, and what one had not read yet is sent by the other.
 
+mod settle;
+mod stream;
+
 use std::{
-    io,
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::SocketAddr,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
-    time::{Duration, Instant},
 };
 
 use rustix::{
-    fs::{Gid, Uid},
     io::Errno,
-    net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType},
+    net::{AddressFamily, Shutdown, SocketFlags, SocketType},
 };
 
 use super::FilesError;
 use crate::{
     api::Obstacle,
-    image::{FileId, FileObject, InetSocket, InetState, JobImage},
-    inspect::{inet_socket::OPTIONS, unix_socket},
+    image::{FileId, FileObject, InetPeer, InetSocket, InetState, JobImage},
     sys::socket,
 };
-
-/// How long the kernel may take to carry bytes from one end to the other.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// What an end may hold while it is filled.
-const AMPLE: i32 = i32::MAX / 2;
 
 /// One socket of the image.
 type End<'a> = (FileId, &'a InetSocket);
@@ -69,32 +63,18 @@ pub(super) fn connect(image: &JobImage, files: &mut [OwnedFd]) -> Result<(), Fil
         })
         .collect();
     // Connections first: nobody listens yet whom a stranger could call instead.
+    establish(&sockets, files)?;
     for (file, state) in &sockets {
-        let InetState::Connected { peer, .. } = state.state else {
-            continue;
-        };
-        let other = sockets.iter().find(|other| other.0 == peer);
-        let mutual = |other: &&&InetSocket| matches!(other.state, InetState::Connected { peer, .. } if peer == *file);
-        let other = other.map(|other| &other.1).filter(mutual);
-        let other = other.ok_or(FilesError::Malformed("such end of a connection"))?;
-        if *file < peer {
-            let client = files[*file as usize].as_fd();
-            files[peer as usize] = establish(client, state, other)?;
-        }
-    }
-    for (file, state) in &sockets {
-        if let InetState::Connected { peer, queue, .. } = &state.state {
-            fill(&files[*peer as usize], &files[*file as usize], queue)?;
-        }
-    }
-    for (file, state) in &sockets {
-        let own = &files[*file as usize];
+        let own = files[*file as usize].as_fd();
         match &state.state {
-            InetState::Connected { shut: true, .. } => {
-                rustix::net::shutdown(own, Shutdown::Write).map_err(made())?;
-            }
-            InetState::Connected { .. } => {}
-            _ => bind(own.as_fd(), state)?,
+            InetState::Connected {
+                peer: InetPeer::Held(_) | InetPeer::Closed(_),
+                shut,
+                deaf,
+                ..
+            } => shut_down(own, *shut, *deaf)?,
+            InetState::Connected { .. } | InetState::Over { .. } => {}
+            _ => bind(own, state)?,
         }
         // Connections of its port allow that for as long as all of them say so.
         if let InetState::Listening(backlog) = state.state {
@@ -106,53 +86,86 @@ pub(super) fn connect(image: &JobImage, files: &mut [OwnedFd]) -> Result<(), Fil
         }
     }
     for (file, state) in &sockets {
+        if let InetState::Connected {
+            peer: InetPeer::Waiting(remote),
+            shut,
+            deaf,
+            ..
+        } = state.state
+        {
+            let own = files[*file as usize].as_fd();
+            stream::call(own, state, remote)?;
+            shut_down(own, shut, deaf)?;
+        }
+    }
+    for (file, state) in &sockets {
         let own = &files[*file as usize];
-        options(own, state)?;
-        settle(own, state).map_err(FilesError::make("the options of a network socket"))?;
+        settle::options(own, state)?;
+        settle::rest(own, state).map_err(FilesError::make("the options of a network socket"))?;
         super::object::finish(own, &image.files[*file as usize])?;
     }
     Ok(())
 }
 
-/// The other end of a connection of `client`, by a socket that listens for that.
-fn establish(
-    client: BorrowedFd<'_>,
-    state: &InetSocket,
-    other: &InetSocket,
-) -> Result<OwnedFd, FilesError> {
-    let malformed = || FilesError::Malformed("such address of a connection");
-    let listener = alone(other)?;
-    bind(listener.as_fd(), other)?;
-    rustix::net::listen(&listener, 8).map_err(|error| refused(other.local, error))?;
-    bind(client, state)?;
-    let own = state.local.ok_or_else(malformed)?;
-    let target = of_family(other.local.ok_or_else(malformed)?, state.v6);
-    match rustix::net::connect(client, &target) {
-        // One that does not wait is connected when the other end is there.
-        Ok(()) | Err(Errno::INPROGRESS) => {}
-        Err(error) => return Err(refused(state.local, error)),
-    }
-    loop {
-        let (accepted, from) =
-            rustix::net::acceptfrom_with(&listener, SocketFlags::CLOEXEC).map_err(made())?;
-        let from = from.and_then(|from| SocketAddr::try_from(from).ok());
-        // A stranger has called just then: it is hung up on.
-        if from.is_some_and(|from| of_family(from, true) == of_family(own, true)) {
-            return Ok(accepted);
+/// Connections with both ends, and those that are left of one.
+fn establish(sockets: &[End<'_>], files: &mut [OwnedFd]) -> Result<(), FilesError> {
+    for (file, state) in sockets {
+        if let InetState::Connected {
+            peer: InetPeer::Held(peer),
+            ..
+        } = state.state
+        {
+            let other = other_end(sockets, *file, peer)?;
+            if *file < peer {
+                let client = files[*file as usize].as_fd();
+                files[peer as usize] = stream::establish(client, state, other)?;
+            }
         }
     }
+    for (file, state) in sockets {
+        let own = &files[*file as usize];
+        match &state.state {
+            InetState::Connected {
+                peer: InetPeer::Held(peer),
+                queue,
+                under_way,
+                ..
+            } => {
+                let sender = &files[*peer as usize];
+                stream::fill(sender, own, queue)?;
+                stream::send_on(sender, under_way)?;
+            }
+            InetState::Connected {
+                peer: InetPeer::Closed(remote),
+                queue,
+                ..
+            } => stream::closed(own, state, *remote, queue)?,
+            InetState::Over { queue } => stream::over(own, state, queue)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-/// An address as sockets of IPv6 see it, or of IPv4.
-fn of_family(address: SocketAddr, v6: bool) -> SocketAddr {
-    let ip = address.ip().to_canonical();
-    match ip {
-        std::net::IpAddr::V4(v4) if v6 => {
-            SocketAddrV6::new(v4.to_ipv6_mapped(), address.port(), 0, 0).into()
-        }
-        std::net::IpAddr::V4(v4) => SocketAddrV4::new(v4, address.port()).into(),
-        std::net::IpAddr::V6(_) => SocketAddr::new(ip, address.port()),
-    }
+fn other_end<'a>(
+    sockets: &[End<'a>],
+    file: FileId,
+    peer: FileId,
+) -> Result<&'a InetSocket, FilesError> {
+    let other = sockets.iter().find(|other| other.0 == peer && peer != file);
+    let mutual = |other: &&InetSocket| matches!(other.state, InetState::Connected { peer: InetPeer::Held(peer), .. } if peer == file);
+    let other = other.map(|other| other.1).filter(mutual);
+    other.ok_or(FilesError::Malformed("such end of a connection"))
+}
+
+fn shut_down(own: BorrowedFd<'_>, shut: bool, deaf: bool) -> Result<(), FilesError> {
+    let how = match (shut, deaf) {
+        (false, false) => return Ok(()),
+        (true, false) => Shutdown::Write,
+        (false, true) => Shutdown::Read,
+        (true, true) => Shutdown::Both,
+    };
+    rustix::net::shutdown(own, how).map_err(made())
 }
 
 fn bind(own: BorrowedFd<'_>, state: &InetSocket) -> Result<(), FilesError> {
@@ -190,86 +203,6 @@ fn refused(local: Option<SocketAddr>, error: Errno) -> FilesError {
     })
 }
 
-/// Sends what the receiver had not read, and waits until it is there.
-fn fill(sender: &OwnedFd, receiver: &OwnedFd, queue: &[u8]) -> Result<(), FilesError> {
-    let filled = || FilesError::make::<io::Error>("what waits in a connection");
-    if queue.is_empty() {
-        return Ok(());
-    }
-    let deadline = Instant::now() + PATIENCE;
-    socket::set_option(sender, libc::SO_SNDBUFFORCE, AMPLE).map_err(filled())?;
-    socket::set_option(receiver, libc::SO_RCVBUFFORCE, AMPLE).map_err(filled())?;
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let mut rest = queue;
-    loop {
-        if !rest.is_empty() {
-            match rustix::net::send(sender, rest, flags) {
-                Ok(sent) => rest = &rest[sent..],
-                Err(Errno::AGAIN) => {}
-                Err(error) => return Err(filled()(error.into())),
-            }
-        }
-        if unix_socket::waiting(receiver.as_fd()).map_err(filled())? == queue.len() {
-            return Ok(());
-        }
-        if Instant::now() > deadline {
-            return Err(filled()(io::Error::from(io::ErrorKind::TimedOut)));
-        }
-        std::thread::yield_now();
-    }
-}
-
-/// What a socket has for good, or streams do not have at all.
-fn is_fixed(option: (i32, i32), state: &InetSocket) -> bool {
-    const MULTICAST: [(i32, i32); 2] = [
-        (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
-        (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
-    ];
-    option == (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) || state.stream && MULTICAST.contains(&option)
-}
-
-fn options(own: &OwnedFd, state: &InetSocket) -> Result<(), FilesError> {
-    for (level, name, value) in &state.options {
-        // The image comes from another node.
-        let known = OPTIONS.contains(&(*level, *name)) && !is_fixed((*level, *name), state);
-        if known && socket::option_at(own, *level, *name).is_ok_and(|now| now != *value) {
-            let what = format!("option {name} of level {level} of a network socket");
-            socket::set_option_at(own, *level, *name, *value).map_err(FilesError::make(what))?;
-        }
-    }
-    Ok(())
-}
-
-fn settle(own: &OwnedFd, state: &InetSocket) -> io::Result<()> {
-    let (uid, gid) = state.owner;
-    rustix::fs::fchown(own, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    for (name, force, wanted) in [
-        (libc::SO_SNDBUF, libc::SO_SNDBUFFORCE, state.buffers.0),
-        (libc::SO_RCVBUF, libc::SO_RCVBUFFORCE, state.buffers.1),
-    ] {
-        let now = socket::option(own, name)?;
-        if let Some(wanted) = wanted.filter(|wanted| now / 2 != *wanted) {
-            socket::set_option(own, force, wanted)?;
-        }
-    }
-    if state.buffers == (None, None) {
-        socket::set_option(own, SO_BUF_LOCK, 0)?;
-    }
-    socket::set_timeout(own, libc::SO_SNDTIMEO, state.timeouts.0)?;
-    socket::set_timeout(own, libc::SO_RCVTIMEO, state.timeouts.1)?;
-    if let Some(congestion) = &state.congestion
-        && socket::congestion(own)? != *congestion
-    {
-        socket::set_congestion(own, congestion)?;
-    }
-    if state.stream {
-        socket::set_linger(own, state.linger)?;
-    }
-    Ok(())
-}
-
-const SO_BUF_LOCK: i32 = 72;
-
-fn made<E: Into<io::Error>>() -> impl FnOnce(E) -> FilesError {
+fn made<E: Into<std::io::Error>>() -> impl FnOnce(E) -> FilesError {
     FilesError::make("a network socket")
 }

@@ -288,6 +288,29 @@ pub(super) const FILES: &[Workload] = &[
     ),
     of(
         "inet",
+        "inet-bulk",
+        &["--mode", "bulk"],
+        "TCP connections whose writers wait for room",
+        &["bytes"],
+    ),
+    of(
+        "inet",
+        "inet-ended",
+        &["--mode", "ended"],
+        "TCP connections that are closed, over, or not accepted yet",
+        &["end"],
+    )
+    .single(),
+    of(
+        "inet",
+        "inet-ended6",
+        &["--mode", "ended", "--v6", "1"],
+        "the same of IPv6",
+        &[],
+    )
+    .single(),
+    of(
+        "inet",
         "inet-udp",
         &["--mode", "udp"],
         "UDP sockets",
