@@ -90,6 +90,42 @@ fn files_that_the_destination_lacks_are_all_named_before_the_freeze() {
     lab.down_and_check();
 }
 
+/// What a job has made in /tmp goes along, but takes no name from anybody.
+#[test]
+fn a_name_that_is_taken_is_told_before_the_freeze() {
+    let lab = Lab::up(2);
+    let (n1, n2) = (lab.node("n1"), lab.node("n2"));
+    let there = |node: Node<'_>, path: &str| node.run(&["test", "-e", path]).status.success();
+    drop(n1.sh("echo older >/tmp/older"));
+    let setup =
+        "exec 3<>/tmp/own 4</tmp/older; mkdir /tmp/made; exec 5>/tmp/made/log; echo own >&3";
+    let job = start(&lab, "own", setup);
+    drop(n2.sh("mkdir /opt/job; echo another >/tmp/own"));
+    let expected = [
+        "fd 3 (/tmp/own): another file at the destination has that name",
+        "fd 4 (/tmp/older): it is not there",
+    ];
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_names(&stderr(&refused), &expected);
+    assert!(!stderr(&refused).contains("/tmp/made"));
+    drop(n2.sh("rm /tmp/own; echo older >/tmp/older"));
+    // What fails later leaves nothing there.
+    drop(n2.sh("echo 'destination.image error' >/run/mig/failpoints"));
+    assert!(!job.try_move("n2").status.success());
+    assert!(!there(n2, "/tmp/made") && !there(n2, "/tmp/own"));
+    assert!(there(n1, "/tmp/made/log") && there(n1, "/tmp/own"));
+    job.move_to("n2").expect("nothing is in the way");
+    assert_eq!(n2.sh("cat /tmp/own; ls -A /tmp/made"), "own\nlog\n");
+    assert!(!there(n1, "/tmp/made/log") && !there(n1, "/tmp/own"));
+    assert_runs_on(&job);
+    job.move_to("n1").expect("it comes back");
+    assert_eq!(n1.sh("cat /tmp/own; ls -A /tmp/made"), "own\nlog\n");
+    assert!(!there(n2, "/tmp/own"));
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
+
 /// Its memory takes a while to send: the destination gives up in the middle of it.
 #[test]
 fn what_only_the_build_finds_is_told_by_its_name() {

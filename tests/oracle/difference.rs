@@ -114,6 +114,8 @@ impl Comparison {
                     && after["unlinked"] == true
                     && path(before) == path(after)
             }
+            // A file that goes along is made anew; its name is told by the path.
+            "shared[].kind.File.own.inode" | "shared[].kind.File.own.device" => true,
             // A socket is made anew; which file is its name is told by the path.
             "files[].object.Unix.file.identity" => true,
             // The same terminal, by the name of its own.

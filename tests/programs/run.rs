@@ -15,8 +15,8 @@ use mig_tests::terminal::Terminal;
 /// Where a program is at home.
 const HOME: &str = "n1";
 
-/// It is left alone after so many moves.
-const MOVES: usize = super::MOVES + 2;
+/// It is left alone after so many moves more than it needs.
+const MORE: usize = 2;
 
 /// What a run came to.
 pub(crate) struct Run {
@@ -51,7 +51,9 @@ pub(crate) fn moved(lab: &Lab, program: Program) -> Result<Run> {
         let moving = scope.spawn(|| {
             mover.wait_started();
             let nodes = ["n2", "n3", "n1"];
-            mover.keep_moving(&nodes, MOVES, || ended.load(Ordering::Acquire))
+            mover.keep_moving(&nodes, program.moves + MORE, || {
+                ended.load(Ordering::Acquire)
+            })
         });
         let ran = finish(program, command);
         ended.store(true, Ordering::Release);

@@ -5,6 +5,7 @@
 //! where the program promises so, else in what it says. They need the packages in `tests/packages.txt`.
 
 mod inputs;
+mod jobs;
 mod results;
 
 use std::fmt;
@@ -26,6 +27,8 @@ pub struct Program {
     pub input: &'static str,
     /// Whether it is interactive and must be given a terminal.
     pub terminal: bool,
+    /// It is to be moved so often at least.
+    pub moves: usize,
     setup: Setup,
     digest: Digest,
 }
@@ -40,6 +43,35 @@ impl fmt::Debug for Program {
 }
 
 impl Program {
+    const fn of(
+        name: &'static str,
+        command: &'static [&'static str],
+        setup: Setup,
+        digest: Digest,
+    ) -> Self {
+        Self {
+            name,
+            command,
+            input: "",
+            terminal: false,
+            moves: 10,
+            setup,
+            digest,
+        }
+    }
+
+    const fn moved(self, moves: usize) -> Self {
+        Self { moves, ..self }
+    }
+
+    const fn typed(self, input: &'static str) -> Self {
+        Self {
+            input,
+            terminal: true,
+            ..self
+        }
+    }
+
     /// All of them.
     #[must_use]
     pub fn all() -> Vec<Self> {
@@ -89,41 +121,33 @@ impl Program {
 }
 
 const PROGRAMS: &[Program] = &[
-    Program {
-        name: "python-threads",
-        command: &["/usr/bin/python3", "-u", "threads.py"],
-        input: "",
-        terminal: false,
-        setup: inputs::python_threads,
-        digest: results::stdout,
-    },
-    Program {
-        name: "python-multiprocessing",
-        command: &["/usr/bin/python3", "-u", "processes.py"],
-        input: "",
-        terminal: false,
-        setup: inputs::python_multiprocessing,
-        digest: results::stdout,
-    },
-    Program {
-        name: "python-numpy",
-        command: &["/usr/bin/python3", "-u", "matrices.py"],
-        input: "",
-        terminal: false,
-        setup: inputs::python_numpy,
-        digest: results::stdout,
-    },
-    Program {
-        name: "bash-pipelines",
-        command: &["/bin/bash", "pipelines.sh"],
-        input: "",
-        terminal: false,
-        setup: inputs::bash_pipelines,
-        digest: results::pipelines,
-    },
-    Program {
-        name: "xz",
-        command: &[
+    Program::of(
+        "python-threads",
+        &["/usr/bin/python3", "-u", "threads.py"],
+        inputs::python_threads,
+        results::stdout,
+    ),
+    Program::of(
+        "python-multiprocessing",
+        &["/usr/bin/python3", "-u", "processes.py"],
+        inputs::python_multiprocessing,
+        results::stdout,
+    ),
+    Program::of(
+        "python-numpy",
+        &["/usr/bin/python3", "-u", "matrices.py"],
+        inputs::python_numpy,
+        results::stdout,
+    ),
+    Program::of(
+        "bash-pipelines",
+        &["/bin/bash", "pipelines.sh"],
+        inputs::bash_pipelines,
+        results::pipelines,
+    ),
+    Program::of(
+        "xz",
+        &[
             "xz",
             "-T2",
             "-6",
@@ -132,23 +156,19 @@ const PROGRAMS: &[Program] = &[
             "--force",
             "text",
         ],
-        input: "",
-        terminal: false,
-        setup: inputs::xz,
-        digest: results::xz,
-    },
-    Program {
-        name: "sqlite3",
-        command: &["sqlite3", "-batch", "result.db", ".read statements.sql"],
-        input: "",
-        terminal: false,
-        setup: inputs::sqlite,
-        digest: results::sqlite,
-    },
-    Program {
-        name: "gcc",
+        inputs::xz,
+        results::xz,
+    ),
+    Program::of(
+        "sqlite3",
+        &["sqlite3", "-batch", "result.db", ".read statements.sql"],
+        inputs::sqlite,
+        results::sqlite,
+    ),
+    Program::of(
+        "gcc",
         // Its parts hand each other files, which must be where all nodes see them.
-        command: &[
+        &[
             "env",
             "TMPDIR=.",
             "gcc",
@@ -159,25 +179,30 @@ const PROGRAMS: &[Program] = &[
             "-o",
             "large.o",
         ],
-        input: "",
-        terminal: false,
-        setup: inputs::gcc,
-        digest: results::object,
-    },
-    Program {
-        name: "bash-interactive",
-        command: &["/bin/bash", "--norc", "--noprofile", "-i"],
-        input: inputs::TYPED,
-        terminal: true,
-        setup: inputs::nothing,
-        digest: results::interactive,
-    },
-    Program {
-        name: "sleep",
-        command: &["sleep", "3"],
-        input: "",
-        terminal: false,
-        setup: inputs::nothing,
-        digest: results::stdout,
-    },
+        inputs::gcc,
+        results::object,
+    ),
+    Program::of(
+        "bash-interactive",
+        &["/bin/bash", "--norc", "--noprofile", "-i"],
+        inputs::nothing,
+        results::interactive,
+    )
+    .typed(inputs::TYPED),
+    Program::of("sleep", &["sleep", "3"], inputs::nothing, results::stdout),
+    Program::of(
+        "java",
+        // Started from its source: the compiler is the first that runs.
+        &[
+            "java",
+            "-Xmx256m",
+            "-XX:+UseG1GC",
+            "-XX:ParallelGCThreads=4",
+            "-XX:ConcGCThreads=2",
+            "Work.java",
+        ],
+        jobs::java,
+        results::stdout,
+    )
+    .moved(20),
 ];

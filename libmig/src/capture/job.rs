@@ -18,7 +18,7 @@ use crate::{
         CapsuleImage, Descriptor, FileLock, JobImage, OpenFile, Pid, Pipe, Process, ProcessKind,
         Tty,
     },
-    inspect::{fd, shm::Shm},
+    inspect::{fd, own::OwnFiles, shm::Shm},
     sys::HostPid,
 };
 
@@ -70,7 +70,7 @@ impl Frozen {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let mut shared = SharedRegistry::new();
+        let mut shared = SharedRegistry::with(self.own_files());
         let now_ns = u64::try_from(self.capsule()?.clocks.monotonic_ns).unwrap_or(0);
         let began = Instant::now();
         let root = fd::root(self.keeper).map_err(CaptureError::proc(self.keeper, "root"))?;
@@ -179,6 +179,14 @@ impl Frozen {
             file.flags &= !libc::O_CLOEXEC;
         }
         Ok(())
+    }
+
+    /// A capsule's init is as old as the job's stay here.
+    fn own_files(&self) -> OwnFiles {
+        let adopted = self.keeper == HostPid::own();
+        let eldest = self.processes.first().filter(|_| adopted);
+        let eldest = eldest.map_or(self.keeper, |first| first.host);
+        OwnFiles::of(eldest, self.processes.iter().map(|one| one.host))
     }
 
     pub(super) fn pidfds(&self) -> Result<Vec<(Pid, HostPid, OwnedFd)>, CaptureError> {

@@ -1,5 +1,5 @@
-//! Names of sockets that a job leaves behind when it has moved: removed, since
-//! nobody answers there any more, but only while they are those of the job.
+//! Names of sockets and files that a job leaves behind when it has moved: removed, since
+//! nobody answers there any more, or they are elsewhere now; but only while they are those of the job.
 
 use std::{ffi::OsStr, io, os::fd::AsFd, os::unix::ffi::OsStrExt, path::Path};
 
@@ -9,32 +9,46 @@ use rustix::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::image::{FileObject, JobImage};
+use crate::image::{FileObject, JobImage, SharedKind};
 
-/// The name of a socket, and what tells it from whatever has its name later.
+/// The name of a socket or file, and what tells it from whatever has its name later.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftName {
     /// Absolute path in the job's root.
     pub path: Vec<u8>,
-    /// st_dev, st_ino and the change time in nanoseconds.
-    pub identity: (u64, u64, i64),
+    /// st_dev and st_ino.
+    pub identity: (u64, u64),
+    /// The change time in nanoseconds, of a socket: it may have ended, and its inode be another's.
+    pub changed: Option<i64>,
 }
 
-/// The names of all sockets of an image.
+/// The names of all sockets of an image, and of the files that the job brings along.
 #[must_use]
 pub fn names(image: &JobImage) -> Vec<LeftName> {
     let files = image.files.iter().filter_map(|file| match &file.object {
         FileObject::Unix(socket) => socket.file.as_ref(),
         _ => None,
     });
-    files
-        .filter_map(|file| {
-            Some(LeftName {
-                path: file.path.clone()?,
-                identity: file.identity,
-            })
+    let sockets = files.filter_map(|file| {
+        let (device, inode, changed) = file.identity;
+        Some(LeftName {
+            path: file.path.clone()?,
+            identity: (device, inode),
+            changed: Some(changed),
         })
-        .collect()
+    });
+    let own = image.shared.iter().filter_map(|memory| {
+        let SharedKind::File(file) = &memory.kind else {
+            return None;
+        };
+        let own = file.own.as_ref()?;
+        Some(LeftName {
+            path: file.path.clone(),
+            identity: (own.device, own.inode),
+            changed: None,
+        })
+    });
+    sockets.chain(own).collect()
 }
 
 /// Removes those that are still what they were. Can be repeated; to be called
@@ -43,7 +57,7 @@ pub fn remove(root: impl AsFd, names: &[LeftName]) {
     for left in names {
         if let Err(error) = remove_one(&root, left) {
             let path = Path::new(OsStr::from_bytes(&left.path)).display();
-            tracing::warn!(%path, %error, "the name of a socket that has moved is left");
+            tracing::warn!(%path, %error, "the name of a socket or file that has moved is left");
         }
     }
 }
@@ -57,19 +71,21 @@ fn remove_one(root: &impl AsFd, left: &LeftName) -> io::Result<()> {
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let parent = rustix::fs::openat2(root, parent, flags, Mode::empty(), resolve)?;
     let look = |name: &OsStr| rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW);
-    let (device, inode, changed) = left.identity;
+    let (device, inode) = left.identity;
+    let same = |stat: &Stat| (stat.st_dev, stat.st_ino) == (device, inode);
+    let unchanged = |stat: &Stat| left.changed.is_none_or(|changed| change(stat) == changed);
     match look(name) {
-        Ok(stat) if (stat.st_dev, stat.st_ino) == (device, inode) && change(&stat) == changed => {}
+        Ok(stat) if same(&stat) && unchanged(&stat) => {}
         // The destination has replaced it in a folder that both see, or somebody else has.
         Ok(_) | Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
     }
     // Whoever replaces it just now is not to lose the new one.
-    let aside = format!(".mig-left-{inode:x}-{changed:x}");
+    let aside = format!(".mig-left-{inode:x}-{device:x}");
     let aside = OsStr::new(&aside);
     rustix::fs::renameat(&parent, name, &parent, aside)?;
     let stat = look(aside)?;
-    if (stat.st_dev, stat.st_ino) == (device, inode) {
+    if same(&stat) {
         rustix::fs::unlinkat(&parent, aside, AtFlags::empty())?;
     } else {
         rustix::fs::renameat_with(&parent, aside, &parent, name, RenameFlags::NOREPLACE)?;
@@ -97,7 +113,8 @@ mod tests {
         let stat = rustix::fs::stat(&path).unwrap();
         let left = LeftName {
             path: b"/socket".to_vec(),
-            identity: (stat.st_dev, stat.st_ino, change(&stat)),
+            identity: (stat.st_dev, stat.st_ino),
+            changed: Some(change(&stat)),
         };
         std::fs::rename(&path, folder.path().join("aside")).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
@@ -107,7 +124,8 @@ mod tests {
         std::fs::rename(folder.path().join("aside"), &path).unwrap();
         let stat = rustix::fs::stat(&path).unwrap();
         let left = LeftName {
-            identity: (stat.st_dev, stat.st_ino, change(&stat)),
+            identity: (stat.st_dev, stat.st_ino),
+            changed: Some(change(&stat)),
             ..left
         };
         remove(&root, &[left.clone(), left]);

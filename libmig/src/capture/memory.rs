@@ -211,11 +211,18 @@ impl Reader<'_> {
         let link = map_files(self.host, area);
         let mapped = fs::metadata(&link).map_err(CaptureError::proc(self.host, "map_files"))?;
         match whereabouts(self.root, self.shm, area, &mapped) {
-            Whereabouts::Named => Ok(Found::Named(FilePath {
-                path: path.clone(),
-                mode: mapped.mode(),
-                size: if mapped.is_file() { mapped.len() } else { 0 },
-            })),
+            Whereabouts::Named => {
+                let own = self.shared.named(self.root, Path::new(&link), path);
+                let own = own.map_err(CaptureError::proc(self.host, "map_files"))?;
+                Ok(match own {
+                    Some(object) => Found::Object(object),
+                    None => Found::Named(FilePath {
+                        path: path.clone(),
+                        mode: mapped.mode(),
+                        size: if mapped.is_file() { mapped.len() } else { 0 },
+                    }),
+                })
+            }
             Whereabouts::Object => {
                 let object = self.object(Path::new(&link), path, &mapped);
                 object
@@ -251,6 +258,7 @@ impl Reader<'_> {
             in_shm: self.shm == Some(metadata.dev()),
             named: false,
             attributes: super::shm::attributes(&Place::Open(&file), metadata)?,
+            own: None,
         };
         self.shared.intern_file(place, about)
     }
@@ -260,11 +268,12 @@ impl Reader<'_> {
         let host = self.host;
         let failed = |what| CaptureError::proc(host, what);
         let nameless = nameless_program(self.root, self.host).map_err(failed("exe"))?;
+        let magic = format!("/proc/{}/exe", self.host);
         let Some(path) = nameless else {
             let found = process::link((self.pid, self.host), "exe", self.root)?;
-            return Ok((found, None));
+            let own = self.shared.named(self.root, Path::new(&magic), &found.path);
+            return Ok((found, own.map_err(failed("exe"))?));
         };
-        let magic = format!("/proc/{}/exe", self.host);
         let metadata = fs::metadata(&magic).map_err(failed("exe"))?;
         let name = path.into_os_string().into_vec();
         let object = self.object(Path::new(&magic), &name, &metadata);

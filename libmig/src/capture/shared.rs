@@ -19,7 +19,10 @@ use super::{
     segments,
     shm::{Place, attributes},
 };
-use crate::image::{SharedFile, SharedId, SharedKind, SharedMemory};
+use crate::{
+    image::{SharedFile, SharedId, SharedKind, SharedMemory},
+    inspect::own::OwnFiles,
+};
 
 /// f_type of hugetlbfs, whose block size is the huge page size.
 pub(super) const HUGETLBFS_MAGIC: i64 = 0x9584_58f6;
@@ -43,6 +46,7 @@ pub struct SharedRegistry {
     /// Segments of System V by their IDs: these are their inode numbers too, which are those of
     /// other objects on the same device as well.
     by_id: HashMap<u64, SharedId>,
+    own: OwnFiles,
 }
 
 impl SharedRegistry {
@@ -50,6 +54,46 @@ impl SharedRegistry {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing yet; files that are the job's own are objects.
+    #[must_use]
+    pub(super) fn with(own: OwnFiles) -> Self {
+        Self {
+            own,
+            ..Self::default()
+        }
+    }
+
+    /// The number of the file that `link`, a magic link of `/proc`, leads to, if it is one of
+    /// /dev/shm or one of the job's own; the latter is added when it is new.
+    ///
+    /// # Errors
+    /// When it cannot be looked at or opened.
+    pub(super) fn named(
+        &mut self,
+        root: &OwnedFd,
+        link: &Path,
+        name: &[u8],
+    ) -> io::Result<Option<SharedId>> {
+        let metadata = std::fs::metadata(link)?;
+        if let Some(known) = self.known(metadata.dev(), metadata.ino()) {
+            return Ok(Some(known));
+        }
+        let Some(own) = self.own.judge(root, name, &metadata) else {
+            return Ok(None);
+        };
+        let file = File::open(link)?;
+        let about = SharedFile {
+            path: name.to_vec(),
+            in_shm: false,
+            named: false,
+            attributes: attributes(&Place::Open(&file), &metadata)?,
+            own: Some(own),
+        };
+        // By its number: extended attributes and O_NOATIME are those of the file.
+        let place = format!("/proc/self/fd/{}", file.as_raw_fd());
+        self.intern_file(Path::new(&place), about).map(Some)
     }
 
     /// Whether a link of `/proc/PID/fd` or a name in `/proc/PID/maps` is an

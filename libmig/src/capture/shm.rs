@@ -46,6 +46,7 @@ fn entry(shm: &Shm, found: ShmFound, shared: &mut SharedRegistry) -> io::Result<
             in_shm: true,
             named: true,
             attributes,
+            own: None,
         };
         ShmNode::File(shared.intern_file(&place, file)?)
     } else {

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{FilePath, Pid};
+use super::{FilePath, OwnFile, Pid};
 
 /// A file that a job uses by its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,6 +16,8 @@ pub struct NeededFile {
     pub file: FilePath,
     /// Nobody in the job can change its size: it has to be the same elsewhere.
     pub settled: bool,
+    /// The job made it, and brings it along.
+    pub own: Option<OwnFile>,
     /// st_dev and st_ino at the source, which mean nothing elsewhere.
     #[serde(skip)]
     pub identity: (u64, u64),

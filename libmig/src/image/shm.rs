@@ -28,8 +28,8 @@ pub enum ShmNode {
     Fifo(Attributes),
 }
 
-/// A regular file whose contents travel: one of /dev/shm, or one that is mapped
-/// and has no name any more.
+/// A regular file whose contents travel: one of /dev/shm, one that is mapped
+/// and has no name any more, or one that the job made in a temporary directory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedFile {
     /// The name that it has or had, absolute in the job's root, without " (deleted)".
@@ -41,6 +41,22 @@ pub struct SharedFile {
     pub named: bool,
     /// Owner, mode and the like.
     pub attributes: Attributes,
+    /// It has its name, and the job made it: it gets that name at the destination.
+    pub own: Option<OwnFile>,
+}
+
+/// A file that a job has made in a temporary directory of its node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnFile {
+    /// The source's /proc/sys/kernel/random/boot_id: on a node that runs on the same
+    /// kernel, the same device and inode are the same file.
+    pub boot: String,
+    /// st_dev at the source.
+    pub device: u64,
+    /// st_ino.
+    pub inode: u64,
+    /// Permissions of the folders below the temporary directory, outermost first.
+    pub folders: Vec<u32>,
 }
 
 /// What stat(2) and listxattr(2) tell.

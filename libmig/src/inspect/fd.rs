@@ -330,15 +330,23 @@ pub fn root(host: HostPid) -> io::Result<OwnedFd> {
 /// Whether a path below `root` is the file with this device and inode.
 #[must_use]
 pub fn leads_to(root: &OwnedFd, path: &[u8], identity: (u64, u64)) -> bool {
-    rustix::fs::openat2(
+    place(root, path)
+        .and_then(|found| Ok(rustix::fs::fstat(found)?))
+        .is_ok_and(|found| (found.st_dev, found.st_ino) == identity)
+}
+
+/// What a path below `root` is, opened with O_PATH; a symbolic link itself.
+///
+/// # Errors
+/// Nothing is there.
+pub fn place(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat2(
         root,
         Path::new(std::ffi::OsStr::from_bytes(path)),
         OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
         Mode::empty(),
         ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
-    )
-    .and_then(rustix::fs::fstat)
-    .is_ok_and(|found| (found.st_dev, found.st_ino) == identity)
+    )?)
 }
 
 /// st_dev of the devpts that a process sees at /dev/pts, if it sees one.

@@ -21,11 +21,12 @@ use super::{
     fd::{self, Kind, Seen},
     files::{self, FileSource},
     mapping_rules, maps,
+    own::{self, OwnFiles},
     stdio::CapsuleStdio,
 };
 use crate::{
     api::Obstacle,
-    image::{FilePath, NeededFile, Usage},
+    image::{FilePath, NeededFile, OwnFile, Usage},
     sys::HostPid,
 };
 
@@ -35,12 +36,14 @@ const NAMED: usize = 64;
 const OWN: [&[u8]; 4] = [b"/proc/", b"/dev/pts/", b"/dev/shm/", b"/dev/mqueue/"];
 const REMEDY: &str = "give both nodes the same file, or keep it in a folder that they share";
 
-/// Every file that the processes use by its name, each once. What ends or
+/// Every file that the processes use by its name, each once; `own` tells which of
+/// them the job brings along. What ends or
 /// changes while this looks is left to the comparison at the end of the move.
 #[must_use]
-pub fn of(processes: &[FileSource<'_>], stdio: &CapsuleStdio) -> Vec<NeededFile> {
+pub fn of(processes: &[FileSource<'_>], stdio: &CapsuleStdio, own: OwnFiles) -> Vec<NeededFile> {
     let mut list = List {
         root: files::root(processes, stdio).ok(),
+        own,
         ..List::default()
     };
     for source in processes {
@@ -136,13 +139,23 @@ pub fn place(root: impl std::os::fd::AsFd, file: &FilePath) -> io::Result<OwnedF
 /// What is said of a file that has no name at the destination.
 pub const ABSENT: &str = "it is not there at the destination";
 
+/// What is said where the destination has another file of the name of one that the job brings along.
+pub const TAKEN: &str = "another file at the destination has that name";
+
 fn compare(root: &OwnedFd, needed: &NeededFile) -> Option<String> {
     let found = match place(root, &needed.file) {
         Ok(found) => rustix::fs::fstat(found).map_err(io::Error::from),
         Err(error) => Err(error),
     };
     match found {
-        Ok(stat) => difference(&stat, &needed.file, needed.settled),
+        Ok(stat) => match &needed.own {
+            Some(own) if own::is_same(own, stat.st_dev, stat.st_ino) => None,
+            // Nobody in the job looks for what it has mapped only.
+            Some(_) if !matches!(needed.usage, Usage::Descriptor(_)) => None,
+            Some(_) => Some(TAKEN.into()),
+            None => difference(&stat, &needed.file, needed.settled),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound && needed.own.is_some() => None,
         Err(error) if is_absent(&error) => Some(ABSENT.into()),
         Err(error) => Some(format!("it cannot be reached at the destination: {error}")),
     }
@@ -202,6 +215,7 @@ struct List {
     bytes: usize,
     /// Below which the job looks names up.
     root: Option<OwnedFd>,
+    own: OwnFiles,
 }
 
 impl List {
@@ -249,7 +263,7 @@ impl List {
                     // Whatever its size is: only that it is there matters.
                     let identity = (watch.device, watch.inode);
                     self.written.insert(identity);
-                    self.insert(source, Usage::Descriptor(number), identity, file);
+                    self.insert(source, Usage::Descriptor(number), identity, file, None);
                 }
             }
             let named = match seen.kind(stdio, None) {
@@ -264,12 +278,15 @@ impl List {
             if !seen.opaque() && seen.info.flags & libc::O_ACCMODE != libc::O_RDONLY {
                 self.written.insert(identity);
             }
+            let own = own::metadata(source.host, number).ok();
+            let own = own.filter(|found| (found.dev(), found.ino()) == identity);
+            let own = own.and_then(|found| self.judge(&seen.link, &found));
             let file = FilePath {
                 mode: seen.stat.st_mode,
                 size: u64::try_from(seen.stat.st_size).unwrap_or(0),
                 path: seen.link,
             };
-            self.insert(source, Usage::Descriptor(number), identity, file);
+            self.insert(source, Usage::Descriptor(number), identity, file, own);
         }
     }
 
@@ -285,7 +302,12 @@ impl List {
             mode: found.mode(),
             size: found.len(),
         };
-        self.insert(source, usage, identity, file);
+        let own = self.judge(path, found);
+        self.insert(source, usage, identity, file, own);
+    }
+
+    fn judge(&self, path: &[u8], found: &fs::Metadata) -> Option<OwnFile> {
+        self.own.judge(self.root.as_ref()?, path, found)
     }
 
     fn insert(
@@ -294,11 +316,24 @@ impl List {
         usage: Usage,
         identity: Identity,
         mut file: FilePath,
+        own: Option<OwnFile>,
     ) {
+        let known = self.files.get_mut(&file.path);
+        if let Some(known) = known.filter(|known| known.own.is_none() || own.is_none()) {
+            // A watch or O_PATH may have been seen first.
+            known.own = known.own.take().or(own);
+            return;
+        }
+        if let Some(known) = self.files.get_mut(&file.path) {
+            if matches!(usage, Usage::Descriptor(_)) {
+                known.usage = usage;
+            }
+            return;
+        }
         let full = self.files.len() >= NeededFile::MOST
             || self.bytes + file.path.len() > NeededFile::MOST_BYTES;
-        let own = OWN.iter().any(|folder| file.path.starts_with(folder));
-        if full || own || self.files.contains_key(&file.path) {
+        let foreign = OWN.iter().any(|folder| file.path.starts_with(folder));
+        if full || foreign {
             return;
         }
         if kind_of(file.mode) != FileType::RegularFile {
@@ -310,6 +345,7 @@ impl List {
             usage,
             file,
             settled: true,
+            own,
             identity,
         };
         self.files.insert(needed.file.path.clone(), needed);

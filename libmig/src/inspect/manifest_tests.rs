@@ -16,7 +16,7 @@ fn own() -> Vec<NeededFile> {
         host,
         pidfd: pidfd.as_fd(),
     };
-    of(&[source], &CapsuleStdio::default())
+    of(&[source], &CapsuleStdio::default(), OwnFiles::default())
 }
 
 fn entry(files: &[NeededFile], path: &Path) -> Option<NeededFile> {

@@ -15,6 +15,7 @@ pub mod lock;
 pub mod manifest;
 pub mod mapping_rules;
 pub mod maps;
+pub mod own;
 pub mod preflight;
 pub mod probe;
 pub mod proc_file;

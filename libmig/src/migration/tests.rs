@@ -96,6 +96,7 @@ fn needed(name: usize) -> NeededFile {
             size: 7,
         },
         settled: true,
+        own: None,
         identity: (0, 0),
     }
 }

@@ -15,6 +15,7 @@ use super::{
     grow::{self, Husks, Seat},
     husk,
     layout::{self, Attach, Layout, MappedFile, Piece},
+    own,
     own_vdso::OwnVdso,
     pin::Pin,
     prepare::Prepared,
@@ -92,10 +93,12 @@ impl Prepared {
         let injector = self.inject(image)?;
         let (daemon, exact_timers) = self.ready(image, injector)?;
         let offsets = self.enter_time(image, injector, daemon)?;
-        let (shm, mut files) = Tree::make(image, self.root.as_fd())?;
+        let (own, names) = own::make(image, self.root.as_fd(), host)?;
+        let (shm, mut files) = Tree::make(image, self.root.as_fd(), own)?;
         let attachments = system_v::make(self.init, image, &mut files)?;
         let shared = SharedObjects::make(&image.shared, files, &mut self.zygote, injector)?;
-        let opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
+        let mut opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
+        opened.names = names;
         let seat = Seat {
             opened: &opened,
             daemon,

@@ -22,6 +22,7 @@ mod limits;
 mod locks;
 mod names;
 mod numa;
+mod own;
 mod own_vdso;
 mod pin;
 mod prepare;
@@ -71,8 +72,8 @@ pub trait RestoreHost {
     /// When there is no console.
     fn console_master(&mut self) -> io::Result<OwnedFd>;
 
-    /// These are about to be made. A host that can be killed writes them down before it
-    /// returns: whoever finds the copy then gives the sockets their names ([`publish`])
+    /// These, and no others, are about to be made or have been made. A host that can be killed writes them down before it
+    /// returns: whoever finds the copy then gives sockets and files their names ([`publish`])
     /// before the job runs, or removes them ([`withdraw`]).
     ///
     /// # Errors

@@ -1,9 +1,10 @@
-//! Names of sockets: each socket is made in a hidden folder beside its name,
+//! Names of sockets and of files that a job brings along: each is made in a hidden folder beside its name,
 //! and gets the name when the job is to run here. Until then nobody sees
 //! whether there is a copy, also not the source that has the same folder.
 
 use std::{
     ffi::OsStr,
+    hash::{BuildHasher, Hasher, RandomState},
     io,
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
@@ -13,25 +14,40 @@ use std::{
 };
 
 use rustix::{
-    fs::{AtFlags, Mode, OFlags, ResolveFlags},
+    fs::{AtFlags, Mode, OFlags, RenameFlags, ResolveFlags},
     io::Errno,
 };
 use serde::{Deserialize, Serialize};
 
-/// The socket in its hidden folder.
+/// The socket or file in its hidden folder.
 pub(super) const FILE: &str = "s";
 /// Where the socket is bound: the root directory of whoever binds it.
 pub(super) const CELL: &str = "t";
 
-/// A hidden folder with a socket, and what is to become of that.
+/// A hidden folder with a socket or a file, and what is to become of that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StagedName {
     /// Directory of both, in the job's root.
     pub directory: Vec<u8>,
     /// The hidden folder.
     pub folder: Vec<u8>,
-    /// The name that the socket gets; `None` for one that has lost its name.
+    /// The name that it gets; `None` for one that has lost its name.
     pub name: Option<Vec<u8>>,
+    /// What it may take the name from.
+    pub over: Over,
+    /// Folders above that are made for it, outermost first.
+    pub made: Vec<Vec<u8>>,
+}
+
+/// What may have a name that is given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Over {
+    /// Whatever has it.
+    Anything,
+    /// Nothing: a file that somebody else has made keeps its name.
+    Nothing,
+    /// The file with this device and inode, which is that of the source, or nothing.
+    This(u64, u64),
 }
 
 impl StagedName {
@@ -40,9 +56,13 @@ impl StagedName {
     /// # Errors
     /// NotFound without the directory, and what else the file system says.
     pub(super) fn make(&self, root: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-        let directory = self.open_directory(root)?;
-        rustix::fs::mkdirat(&directory, os(&self.folder), Mode::RWXU)?;
-        self.open_folder(&directory)
+        self.make_in(&self.open_directory(root)?)
+    }
+
+    /// Makes it in the directory, which is open already.
+    pub(super) fn make_in(&self, directory: &OwnedFd) -> io::Result<OwnedFd> {
+        rustix::fs::mkdirat(directory, os(&self.folder), Mode::RWXU)?;
+        self.open_folder(directory)
     }
 
     /// The directory that the name is in.
@@ -63,13 +83,16 @@ impl StagedName {
     }
 
     fn settle(&self, root: BorrowedFd<'_>, publish: bool) -> io::Result<()> {
-        let directory = self.open_directory(root)?;
+        let directory = match self.open_directory(root) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !publish => return Ok(()),
+            other => other?,
+        };
         let folder = match self.open_folder(&directory) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             other => other?,
         };
         let named = match self.name.as_ref().filter(|_| publish) {
-            Some(name) => rustix::fs::renameat(&folder, FILE, &directory, os(name)),
+            Some(name) => self.take_over(&folder, &directory, os(name)),
             None => rustix::fs::unlinkat(&folder, FILE, AtFlags::empty()),
         };
         let named = match named {
@@ -80,16 +103,63 @@ impl StagedName {
         let removed = rustix::fs::unlinkat(&directory, os(&self.folder), AtFlags::REMOVEDIR);
         Ok(named.and(removed)?)
     }
+
+    fn take_over(&self, folder: &OwnedFd, directory: &OwnedFd, name: &OsStr) -> Result<(), Errno> {
+        let rename = |flags| rustix::fs::renameat_with(folder, FILE, directory, name, flags);
+        match (self.over, rename(RenameFlags::NOREPLACE)) {
+            (Over::Anything, Err(Errno::EXIST)) => rename(RenameFlags::empty()),
+            (Over::This(device, inode), Err(Errno::EXIST)) => {
+                let there = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if (there.st_dev, there.st_ino) == (device, inode) {
+                    return rename(RenameFlags::empty());
+                }
+                self.give_up(folder)
+            }
+            (Over::Nothing, Err(Errno::EXIST)) => self.give_up(folder),
+            (_, named) => named,
+        }
+    }
+
+    /// Somebody has taken the name since: the job keeps what it has open.
+    fn give_up(&self, folder: &OwnedFd) -> Result<(), Errno> {
+        rustix::fs::unlinkat(folder, FILE, AtFlags::empty())?;
+        Err(Errno::EXIST)
+    }
+
+    /// Removes the folders that were made for it and that nobody uses.
+    fn unmake(&self, root: BorrowedFd<'_>) {
+        for folder in self.made.iter().rev() {
+            let path = Path::new(os(folder));
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+                continue;
+            };
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            let within = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+            let removed = rustix::fs::openat2(root, parent, flags, Mode::empty(), within)
+                .and_then(|parent| rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR));
+            if let Err(error) = removed {
+                tracing::debug!(path = %path.display(), %error, "a folder made for a file is left");
+            }
+        }
+    }
 }
 
-/// Gives all sockets their names, in place of whatever has them. Can be repeated.
+/// What no other folder has in its name.
+pub(super) fn unique() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+/// Gives all sockets and files their names. Can be repeated.
 pub fn publish(root: impl AsFd, names: &[StagedName]) {
     settle(root.as_fd(), names, true);
 }
 
-/// Removes the hidden folders, and the sockets that have no name yet. Can be repeated.
+/// Removes the hidden folders, and what has no name yet. Can be repeated.
 pub fn withdraw(root: impl AsFd, names: &[StagedName]) {
     settle(root.as_fd(), names, false);
+    for staged in names {
+        staged.unmake(root.as_fd());
+    }
 }
 
 fn settle(root: BorrowedFd<'_>, names: &[StagedName], publish: bool) {
@@ -97,7 +167,7 @@ fn settle(root: BorrowedFd<'_>, names: &[StagedName], publish: bool) {
         if let Err(error) = staged.settle(root, publish) {
             let directory = Path::new(os(&staged.directory)).display();
             let name = staged.name.as_deref().map(String::from_utf8_lossy);
-            tracing::warn!(%directory, ?name, publish, %error, "the name of a socket");
+            tracing::warn!(%directory, ?name, publish, %error, "the name of a socket or file");
         }
     }
 }
@@ -133,6 +203,8 @@ mod tests {
             directory: b"/run".to_vec(),
             folder: b".hidden".to_vec(),
             name: name.map(|name| name.as_bytes().to_vec()),
+            over: Over::Anything,
+            made: Vec::new(),
         };
         staged.make(opened.as_fd()).unwrap();
         UnixListener::bind(root.path().join("run/.hidden/s")).unwrap();
@@ -154,6 +226,26 @@ mod tests {
         }
         withdraw(&opened, &[staged]);
         assert_eq!(inode(&name), new, "what has its name is not taken back");
+    }
+
+    #[test]
+    fn a_file_takes_its_name_from_nobody_but_its_original() {
+        for over in [Over::Nothing, Over::This(0, 0)] {
+            let (root, opened, staged) = staged(Some("socket"));
+            let name = root.path().join("run/socket");
+            std::fs::write(&name, "another").unwrap();
+            let staged = StagedName { over, ..staged };
+            publish(&opened, &[staged]);
+            assert_eq!(std::fs::read(&name).unwrap(), b"another");
+            assert!(!root.path().join("run/.hidden").exists());
+        }
+        let (root, opened, staged) = staged(Some("socket"));
+        let name = root.path().join("run/socket");
+        std::fs::write(&name, "the original").unwrap();
+        let original = std::fs::metadata(&name).unwrap();
+        let over = Over::This(original.dev(), original.ino());
+        publish(&opened, &[StagedName { over, ..staged }]);
+        assert_ne!(std::fs::metadata(&name).unwrap().ino(), original.ino());
     }
 
     #[test]

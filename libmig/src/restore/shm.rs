@@ -50,17 +50,18 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// Makes all names, and all files that are shared objects, of their size and empty.
+    /// Makes all names, and all files that are shared objects, of their size and empty, but for
+    /// those that are there.
     pub(super) fn make(
         image: &JobImage,
         root: BorrowedFd<'_>,
+        mut files: Files,
     ) -> Result<(Self, Files), RestoreError> {
         let failed = || host::<io::Error>("make the capsule's /dev/shm");
         clear(root).map_err(host("empty the capsule's /dev/shm"))?;
         let tree = Self {
             shm: Shm::of(root).map_err(failed())?,
         };
-        let mut files = Files::new();
         for entry in &image.shm {
             if let (false, ShmNode::Directory(_)) = (entry.path.is_empty(), &entry.node) {
                 let (parent, name) = tree.place(&entry.path)?;
@@ -76,7 +77,7 @@ impl Tree {
             .collect();
         // Those without a name first: the name may be another file's by now.
         for (id, file, size) in &objects {
-            if !file.named {
+            if !file.named && !files.contains_key(id) {
                 let made = tree.nameless(file, root)?;
                 rustix::fs::ftruncate(&made, *size).map_err(making(&file.path))?;
                 files.insert(*id, made);

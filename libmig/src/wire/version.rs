@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 18. Files that a job has made in temporary directories.
 //! 17. TCP connections with all that is under way in them, closed, over, or not accepted yet.
 //! 16. Segments of System V shared memory.
 //! 15. Memory policies, mlockall(MCL_FUTURE), names of mappings, owners and modes of memfds.
@@ -19,9 +20,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 17;
+pub const NEWEST: u16 = 18;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 17;
+pub const OLDEST: u16 = 18;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -120,7 +120,7 @@ int main(void) {
     strcpy(plain + PAGE, "plain"); say("plain", (uintptr_t)plain);
     char *sealed = map(4, PROT_READ | PROT_WRITE, private_anonymous, -1);
     strcpy(sealed + PAGE, "none"); mprotect(sealed, 4 * PAGE, PROT_NONE); say("none", (uintptr_t)sealed);
-    char name[] = "/tmp/mig-state-XXXXXX";
+    char name[] = "/var/cache/mig-state-XXXXXX";
     int file = mkstemp(name);
     for (int i = 0; i < 4; i++) { char page[PAGE] = "file"; if (write(file, page, PAGE) != PAGE) fail("write"); }
     char *copied = map(4, PROT_READ | PROT_WRITE, MAP_PRIVATE, file);

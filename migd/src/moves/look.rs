@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
 use libmig::image::NeededFile;
+use libmig::inspect::own::OwnFiles;
 use libmig::inspect::process::Scope;
 use libmig::inspect::stdio::CapsuleStdio;
 use libmig::inspect::{self, files::FileSource};
@@ -93,7 +94,9 @@ fn instant(scope: Scope, stdio: &CapsuleStdio) -> Look {
         })
         .collect();
     obstacles.extend(inspect::files::preflight(&sources, stdio));
-    let files = inspect::manifest::of(&sources, stdio);
+    let hosts = open.iter().map(|(host, ..)| *host);
+    let own = OwnFiles::of(scope.top(), hosts);
+    let files = inspect::manifest::of(&sources, stdio, own);
     Look { obstacles, files }
 }
 

@@ -35,7 +35,7 @@ impl Random {
     }
 }
 
-fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
+pub(super) fn write(directory: &Path, name: &str, text: &str) -> Result<()> {
     let path = directory.join(name);
     fs::write(&path, text).with_context(|| format!("writing {}", path.display()))
 }

@@ -26,6 +26,7 @@ macro_rules! test_each_group {
             timers: "timers-";
             trees: "tree-";
             files: "files-";
+            names: "names-";
             locks: "locks-";
             pipes: "pipes-";
             sockets: "sockets-";

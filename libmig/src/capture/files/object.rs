@@ -1,6 +1,6 @@
 //! What each open file description is open on.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, os::fd::AsRawFd, path::Path};
 
 use super::{
     CapsuleStdio, FileSource, FileTables, FilesError, Hold, SharedRegistry, UnlinkedContents,
@@ -90,6 +90,15 @@ impl<'a> Objects<'a> {
             && let Some(object) = self.shared.known(stat.st_dev, stat.st_ino)
         {
             return Ok(FileObject::Shared(object));
+        }
+        if found.kind == Kind::Named
+            && let Some(root) = &self.table.root
+        {
+            let link = format!("/proc/self/fd/{}", found.copy.as_raw_fd());
+            let own = self.shared.named(root, Path::new(&link), &found.seen.link);
+            if let Some(object) = own.map_err(found.host("the file"))? {
+                return Ok(FileObject::Shared(object));
+            }
         }
         Ok(match found.kind {
             Kind::Named => FileObject::Path(path(&found.seen)),

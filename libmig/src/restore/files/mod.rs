@@ -49,7 +49,7 @@ pub struct Opened {
     interests: Vec<Interest>,
     signals: Vec<SignalDriven>,
     signalfds: HashSet<FileId>,
-    /// Names that sockets get when the job runs.
+    /// Names that sockets and files get when the job runs.
     pub(super) names: Vec<StagedName>,
 }
 

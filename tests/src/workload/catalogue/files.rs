@@ -67,6 +67,13 @@ pub(super) const FILES: &[Workload] = &[
     )
     .single(),
     of(
+        "names",
+        "names-own",
+        &["--mode", "own"],
+        "files that the program has made in /tmp, open, mapped or running",
+        &["contents", "name", "view", "mode"],
+    ),
+    of(
         "locks",
         "locks-posix",
         &["--mode", "posix"],

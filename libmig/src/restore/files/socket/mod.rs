@@ -81,8 +81,8 @@ impl Opened {
                 _ => None,
             })
             .collect();
-        let mut names = Names::stage(root, host, &sockets)?;
-        self.names = std::mem::take(&mut names.staged);
+        let mut names = Names::stage(root, host, &sockets, &self.names)?;
+        self.names.append(&mut names.staged);
         let mut closed = self.pair_all(&sockets, husks, means)?;
         for end in sockets.iter().filter(|end| !was_accepted(end)) {
             let own = self.files[end.0 as usize].as_fd();

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeMap,
-    hash::{BuildHasher, Hasher, RandomState},
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -31,7 +30,7 @@ use crate::{
     restore::{
         RestoreHost,
         files::FilesError,
-        names::{self, CELL, StagedName, os},
+        names::{self, CELL, Over, StagedName, os},
     },
 };
 
@@ -45,14 +44,16 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Makes a folder for every socket that needs one. The host knows of them before they are there.
+    /// Makes a folder for every socket that needs one, beside the `earlier` ones of files. The host knows of
+    /// them before they are there.
     pub(super) fn stage(
         root: BorrowedFd<'_>,
         host: &mut dyn RestoreHost,
         sockets: &[End<'_>],
+        earlier: &[StagedName],
     ) -> Result<Self, FilesError> {
         let mut plan: Vec<(Option<FileId>, StagedName)> = Vec::new();
-        let unique = unique();
+        let unique = names::unique();
         let folder = |number: usize| format!(".mig-{unique:016x}-{number}").into_bytes();
         for (id, state) in sockets {
             let Some(file) = &state.file else { continue };
@@ -64,6 +65,8 @@ impl Names {
                 directory,
                 folder: folder(plan.len()),
                 name,
+                over: Over::Anything,
+                made: Vec::new(),
             };
             vacant(root, &staged, file)?;
             plan.push((Some(*id), staged));
@@ -73,12 +76,14 @@ impl Names {
                 directory: b"/tmp".to_vec(),
                 folder: folder(plan.len()),
                 name: None,
+                over: Over::Anything,
+                made: Vec::new(),
             };
             plan.push((None, staged));
         }
         let staged: Vec<StagedName> = plan.iter().map(|(_, staged)| staged.clone()).collect();
         if !staged.is_empty() {
-            host.names(&staged)
+            host.names(&[earlier, &staged].concat())
                 .map_err(FilesError::make("a record of the names of sockets"))?;
         }
         let mut made = Self::default();
@@ -172,11 +177,6 @@ fn needs_spare(state: &UnixSocket) -> bool {
         .iter()
         .filter_map(|message| message.from.as_ref());
     orphan || senders.any(path)
-}
-
-/// What no other folder has in its name.
-fn unique() -> u64 {
-    RandomState::new().build_hasher().finish()
 }
 
 /// Directory and name of a path.
@@ -311,6 +311,8 @@ mod tests {
             directory: b"/".to_vec(),
             folder: b".hidden".to_vec(),
             name: Some(b"socket".to_vec()),
+            over: Over::Anything,
+            made: Vec::new(),
         };
         let file = SocketFile {
             path: Some(b"/socket".to_vec()),
