@@ -50,6 +50,9 @@ pub(crate) struct Config {
     /// Whether jobs of root may come from other nodes.
     #[serde(default)]
     pub accept_root: bool,
+    /// Instruction sets that this node's CPU is said to lack, for tests of mixed pools.
+    #[serde(default)]
+    pub cpu_lacks: Vec<String>,
 }
 
 /// Paths of PEM files.

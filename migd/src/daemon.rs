@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use libmig::api::NodeName;
+use libmig::inspect::cpu::CpuFeatures;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
@@ -54,9 +55,10 @@ pub(crate) struct Inner {
     pub(crate) balance: Arc<Balance>,
     /// The runtime, for movers that must ask something.
     pub(crate) runtime: Handle,
+    /// What programs may rely on here.
+    pub(crate) cpu: CpuFeatures,
     boot: String,
     generation: u64,
-    cpu_features: Vec<String>,
     draining: AtomicBool,
     stop: watch::Sender<bool>,
     movers: Arc<Semaphore>,
@@ -98,7 +100,7 @@ impl Daemon {
                 .trim()
                 .to_owned(),
             generation,
-            cpu_features: cpu_features()?,
+            cpu: CpuFeatures::of_this_machine().without(&config.cpu_lacks),
             meters,
             balance,
             draining: AtomicBool::new(false),
@@ -187,7 +189,7 @@ impl Daemon {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.boot.clone(),
             generation: self.generation,
-            cpu_features: self.cpu_features.clone(),
+            cpu_features: self.cpu_features(),
             purpose,
         }
     }
@@ -199,23 +201,16 @@ impl Daemon {
             release: env!("CARGO_PKG_VERSION").to_owned(),
             boot: self.boot.clone(),
             generation: self.generation,
-            cpu_features: self.cpu_features.clone(),
+            cpu_features: self.cpu_features(),
         }
+    }
+
+    fn cpu_features(&self) -> Vec<String> {
+        self.cpu.instructions.iter().cloned().collect()
     }
 
     /// This node's name.
     pub(crate) fn node(&self) -> &NodeName {
         &self.config.node
     }
-}
-
-/// The `flags` of the first CPU, sorted.
-fn cpu_features() -> anyhow::Result<Vec<String>> {
-    let text = std::fs::read_to_string("/proc/cpuinfo").context("cannot read /proc/cpuinfo")?;
-    let named = |line: &str| line.starts_with("flags") || line.starts_with("Features");
-    let line = text.lines().find(|line| named(line)).unwrap_or_default();
-    let flags = line.split_once(':').map_or("", |(_, flags)| flags);
-    let mut flags: Vec<String> = flags.split_whitespace().map(str::to_owned).collect();
-    flags.sort_unstable();
-    Ok(flags)
 }

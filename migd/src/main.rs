@@ -6,6 +6,7 @@
 mod balancer;
 mod config;
 mod control;
+mod cpu;
 mod daemon;
 mod jobs;
 mod load;

@@ -54,10 +54,24 @@ impl<'a> Job<'a> {
     /// # Errors
     /// It cannot be started.
     pub fn start_argv(lab: &'a Lab, home: &str, name: &str, argv: &[String]) -> Result<Self> {
+        Self::start_with(lab, home, name, &[], argv)
+    }
+
+    /// The same, with these options of `mig exec`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_with(
+        lab: &'a Lab,
+        home: &str,
+        name: &str,
+        options: &[&str],
+        argv: &[String],
+    ) -> Result<Self> {
         let running = Running::launch(argv, |argv| {
             let mut command = lab
                 .node(home)
-                .command(&["mig", "exec", "--name", name, "--"]);
+                .command(&[&["mig", "exec", "--name", name], options, &["--"]].concat());
             command
                 .args(argv)
                 .stdin(Stdio::piped())

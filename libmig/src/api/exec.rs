@@ -10,7 +10,7 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
-use super::{NodeName, terminal::Window, valid_alias};
+use super::{CpuChoice, NodeName, terminal::Window, valid_alias};
 
 /// Longest argument list plus environment, in bytes: what execve(2) takes by default.
 pub const MAX_STRINGS: usize = 2 << 20;
@@ -38,6 +38,8 @@ pub struct ExecRequest {
     pub node: Option<NodeName>,
     /// The balancer leaves the job where it is.
     pub pin: bool,
+    /// The level of CPUs that it keeps to, if any.
+    pub cpu: Option<CpuChoice>,
 }
 
 /// What a standard stream of `mig exec` is.
@@ -142,6 +144,7 @@ mod tests {
             name: None,
             node: None,
             pin: false,
+            cpu: None,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{JobId, NodeName};
+use super::{CpuLevel, JobId, NodeName};
 
 /// What a job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct JobInfo {
     pub state: JobState,
     /// `--pin`: stays where it is.
     pub pinned: bool,
+    /// `--cpu`: the level of CPUs that it keeps to.
+    pub cpu_level: Option<CpuLevel>,
     /// Counts its moves and attempts; the highest owns the job.
     pub epoch: u64,
     /// Processor use over the last seconds: 1.0 is one core.

@@ -5,6 +5,7 @@
 //! socket is in [`local`]; [`Client`] is the blocking end of it.
 
 mod client;
+mod cpu;
 mod event;
 pub mod exec;
 mod exit;
@@ -21,6 +22,7 @@ pub mod terminal;
 pub mod termios;
 
 pub use client::{Client, ClientError};
+pub use cpu::{CpuChoice, CpuLevel, ParseCpuError};
 pub use event::Event;
 pub use exit::{ExitRecord, ExitStatus};
 pub use failure::{Code, Failure};

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{JobId, NodeName, Obstacle, Phase};
+use super::{CpuLevel, JobId, NodeName, Obstacle, Phase};
 
 /// How the memory of a job travels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -92,6 +92,8 @@ pub struct WhyReport {
     pub from: NodeName,
     /// The node that was asked about, if one was.
     pub to: Option<NodeName>,
+    /// `--cpu`: the level of CPUs that the job keeps to.
+    pub cpu_level: Option<CpuLevel>,
     /// Whether it can move now: there are no obstacles.
     pub movable: bool,
     /// Everything that stands in the way.

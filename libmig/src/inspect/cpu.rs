@@ -6,8 +6,11 @@
 //! out alike, with the same components switched on: a C library has measured
 //! its save areas by them, and signal frames on the program's stack have this
 //! layout, so that even *more* components at the destination are unsafe.
+//! A job that keeps to a [`level`] needs less.
 //! Hints about speed (ERMS, FSRM) and what only kernels can use do not count:
 //! CRIU refused moves for those.
+
+pub mod level;
 
 use std::collections::{BTreeMap, BTreeSet};
 

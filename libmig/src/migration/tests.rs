@@ -159,6 +159,7 @@ impl SourceJob for Source {
             highest_tid: 2,
             memory_bytes: 4096,
             cpu: Vec::new(),
+            cpu_level: None,
             files: 0,
         };
         let files = (0..self.files).map(needed).collect();

@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{api::Obstacle, image::NeededFile};
+use crate::{
+    api::{CpuLevel, Obstacle},
+    image::NeededFile,
+};
 
 /// A control message of a move.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,6 +94,8 @@ pub struct Offer {
     /// Opaque description of the source's CPU, compared by the destination.
     #[serde(with = "serde_bytes")]
     pub cpu: Vec<u8>,
+    /// The level of CPUs that it keeps to, if any.
+    pub cpu_level: Option<CpuLevel>,
     /// Files that the job uses by name; they follow, in [`Message::Files`].
     pub files: u32,
 }

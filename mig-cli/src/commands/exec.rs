@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result};
 use clap::Args;
 use libmig::api::{
-    ExecReply, NodeName, Reply, Request,
+    CpuChoice, ExecReply, NodeName, Reply, Request,
     exec::{ExecRequest, StdioKind},
     terminal::Role,
 };
@@ -52,6 +52,10 @@ pub(crate) struct ExecArgs {
     /// Let the balancer leave the job where it is
     #[arg(long)]
     pin: bool,
+    /// Keep to what CPUs of this level have: x86-64-v2, x86-64-v3, x86-64-v4, or pool for the
+    /// highest that all nodes have now. It can then move between different CPUs
+    #[arg(long, value_name = "LEVEL")]
+    cpu: Option<CpuChoice>,
     /// Keys that leave the job running: ctrl-X or single characters, by commas; empty for none
     #[arg(long, value_name = "KEYS", default_value = "ctrl-],d")]
     detach_keys: DetachKeys,
@@ -148,6 +152,7 @@ fn request(args: &ExecArgs, tty: Option<&Tty>, foreground: bool) -> ExecRequest 
         name: args.name.clone(),
         node: args.node.clone(),
         pin: args.pin,
+        cpu: args.cpu,
     }
 }
 

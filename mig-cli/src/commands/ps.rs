@@ -78,9 +78,12 @@ fn state(job: &JobInfo) -> String {
         JobState::Unreachable => "unreachable",
         JobState::Exited => "exited",
     };
+    let mut state = state.to_owned();
     if job.pinned {
-        format!("{state},pinned")
-    } else {
-        state.to_owned()
+        state.push_str(",pinned");
     }
+    if let Some(level) = job.cpu_level {
+        state = format!("{state},{level}");
+    }
+    state
 }

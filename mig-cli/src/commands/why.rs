@@ -56,10 +56,13 @@ fn text(asked: &Target, report: &WhyReport) -> String {
         .to
         .as_ref()
         .map_or_else(String::new, |to| format!(" to {to}"));
+    let kept = report
+        .cpu_level
+        .map_or_else(String::new, |level| format!(" (it keeps to {level})"));
     if report.movable {
-        return format!("{what} can move from {}{to}\n", report.from);
+        return format!("{what} can move from {}{to}{kept}\n", report.from);
     }
-    let mut text = format!("{what} cannot move from {}{to}:\n", report.from);
+    let mut text = format!("{what} cannot move from {}{to}{kept}:\n", report.from);
     for obstacle in &report.obstacles {
         text.push_str(&ui::error::obstacle(obstacle));
     }

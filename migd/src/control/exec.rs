@@ -15,7 +15,9 @@ use tokio::net::UnixStream;
 use tracing::warn;
 
 use super::{Caller, Events, kill, r#move, target};
+use crate::cpu;
 use crate::daemon::Daemon;
+use crate::jobs::record::NewJob;
 use crate::jobs::watch;
 
 const SIGKILL: i32 = 9;
@@ -60,7 +62,7 @@ impl Asker {
 pub(super) async fn handle(
     daemon: &Daemon,
     asker: Asker,
-    request: ExecRequest,
+    mut request: ExecRequest,
     fds: Vec<OwnedFd>,
     events: &Events,
 ) -> Result<Reply, Failure> {
@@ -68,13 +70,20 @@ pub(super) async fn handle(
         .validate()
         .map_err(|error| Failure::from_error(Code::Usage, "the request makes no sense", &error))?;
     let to = destination(daemon, request.node.as_ref())?;
-    let (uid, pin) = (asker.uid, request.pin);
-    let command = command(&request);
-    let record = daemon
-        .jobs
-        .create(uid, user(uid), request.name.clone(), command, pin)
-        .await?;
-    let job = record.id;
+    let chosen = request.cpu.map(|choice| cpu::chosen(daemon, choice));
+    let cpu_level = chosen.transpose()?;
+    if let Some(level) = cpu_level {
+        cpu::confine(&mut request.env, level);
+    }
+    let new = NewJob {
+        uid: asker.uid,
+        user: user(asker.uid),
+        name: request.name.clone(),
+        command: command(&request),
+        pinned: request.pin,
+        cpu_level,
+    };
+    let job = daemon.jobs.create(new).await?.id;
     match start(daemon, job.clone(), asker, request, fds).await {
         Ok(attach) => {
             watch::start(daemon, &job);

@@ -133,6 +133,7 @@ fn info(daemon: &Daemon, view: JobView, main: Main) -> JobInfo {
             _ => JobState::Running,
         },
         pinned: record.pinned,
+        cpu_level: record.cpu_level,
         epoch: record.epoch,
         cpu: used.map(|used| used.cores),
         memory_bytes: used.map(|used| used.memory),

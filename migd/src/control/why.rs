@@ -1,14 +1,13 @@
 //! `mig why`: everything that stands in the way of a move.
 
-use libmig::api::{Code, Failure, JobId, NodeName, Obstacle, Reply, Request, Target, WhyReport};
-
-use libmig::image::NeededFile;
-use libmig::inspect::cpu::CpuFeatures;
+use libmig::api::{Code, Failure, NodeName, Obstacle, Reply, Request, Target, WhyReport};
 use libmig::sys::HostPid;
 
 use super::Caller;
 use super::target::{self, Route};
 use crate::daemon::Daemon;
+use crate::jobs::record::JobRecord;
+use crate::moves::admission::Candidate;
 use crate::moves::{self, Look};
 use crate::peer::message::{Answer, Question};
 
@@ -33,21 +32,13 @@ pub(super) async fn handle(
             return target::forward(daemon, caller, &node, request).await;
         }
     };
-    let (mover, asked) = (daemon.clone(), job.clone());
-    let look = tokio::task::spawn_blocking(move || moves::look(&mover, &asked));
-    let Look {
-        mut obstacles,
-        files,
-    } = look
-        .await
-        .map_err(|error| Failure::from_error(Code::Failed, "the look at it failed", &error))??;
-    if let Some(to) = &to {
-        obstacles.extend(there(daemon, to, &job, view.record.uid, files).await?);
-    }
+    let mover = daemon.clone();
+    let look = blocking(move || moves::look(&mover, &job)).await?;
+    let mut obstacles = in_the_way(daemon, look, &view.record, to.as_ref()).await?;
     if let Some(leaving) = view.leaving {
         obstacles.push(Obstacle {
             pid: None,
-            object: format!("job {job}"),
+            object: format!("job {}", view.record.id),
             reason: format!(
                 "it is being moved to {} (phase {})",
                 leaving.to, leaving.phase
@@ -56,13 +47,12 @@ pub(super) async fn handle(
             transient: true,
         });
     }
-    let from = daemon.node().clone();
-    let movable = obstacles.is_empty();
     Ok(Reply::Why(WhyReport {
-        job: Some(job),
-        from,
+        job: Some(view.record.id),
+        cpu_level: view.record.cpu_level,
+        from: daemon.node().clone(),
         to,
-        movable,
+        movable: obstacles.is_empty(),
         obstacles,
     }))
 }
@@ -74,26 +64,20 @@ async fn of_process(
     caller: Caller,
     to: Option<NodeName>,
 ) -> Result<Reply, Failure> {
-    let look = tokio::task::spawn_blocking(move || moves::foreign::look(process, caller.uid));
-    let looked = look
-        .await
-        .map_err(|error| Failure::from_error(Code::Failed, "the look at it failed", &error))?;
-    let (uid, files, mut obstacles) = match looked {
-        Ok((uid, Look { obstacles, files })) => (uid, files, obstacles),
+    let looked = blocking(move || moves::foreign::look(process, caller.uid)).await;
+    let (uid, look) = match looked {
+        Ok(looked) => looked,
         // What makes it no job at all is an obstacle like others.
-        Err(failure) if !failure.obstacles.is_empty() => (caller.uid, vec![], failure.obstacles),
+        Err(failure) if !failure.obstacles.is_empty() => {
+            (caller.uid, Look::of_obstacles(failure.obstacles))
+        }
         Err(failure) => return Err(failure),
     };
-    if let Some(to) = &to {
-        // No job has this number.
-        let job = JobId {
-            home: daemon.node().clone(),
-            number: u64::MAX,
-        };
-        obstacles.extend(there(daemon, to, &job, uid, files).await?);
-    }
+    let record = JobRecord::of_no_job(daemon.node(), uid);
+    let obstacles = in_the_way(daemon, look, &record, to.as_ref()).await?;
     Ok(Reply::Why(WhyReport {
         job: None,
+        cpu_level: None,
         from: daemon.node().clone(),
         to,
         movable: obstacles.is_empty(),
@@ -101,37 +85,40 @@ async fn of_process(
     }))
 }
 
-/// What is in the way at the destination.
-async fn there(
-    daemon: &Daemon,
-    to: &NodeName,
-    job: &JobId,
-    uid: u32,
-    files: Vec<NeededFile>,
-) -> Result<Vec<Obstacle>, Failure> {
-    match destination_obstacle(daemon, to) {
-        Some(obstacle) => Ok(vec![obstacle]),
-        None => ask(daemon, to, job, uid, files).await,
-    }
+async fn blocking<T: Send + 'static>(
+    look: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let looked = tokio::task::spawn_blocking(look).await;
+    looked.map_err(|error| Failure::from_error(Code::Failed, "the look at it failed", &error))?
 }
 
-/// What the destination has against the job.
+/// What is in the way here, and at `to` if that is asked for.
+async fn in_the_way(
+    daemon: &Daemon,
+    look: Look,
+    record: &JobRecord,
+    to: Option<&NodeName>,
+) -> Result<Vec<Obstacle>, Failure> {
+    let mut obstacles = look.obstacles;
+    if let Some(to) = to {
+        match destination_obstacle(daemon, to) {
+            Some(obstacle) => obstacles.push(obstacle),
+            None => {
+                let candidate = Candidate::from_here(daemon, record, look.files)?;
+                obstacles.extend(ask(daemon, to, candidate).await?);
+            }
+        }
+    }
+    Ok(obstacles)
+}
+
+/// What the destination has against it.
 async fn ask(
     daemon: &Daemon,
     to: &NodeName,
-    job: &JobId,
-    uid: u32,
-    files: Vec<NeededFile>,
+    candidate: Candidate,
 ) -> Result<Vec<Obstacle>, Failure> {
-    let cpu = postcard::to_stdvec(&CpuFeatures::of_this_machine()).map_err(|error| {
-        Failure::from_error(Code::Failed, "this node's CPU cannot be described", &error)
-    })?;
-    let question = Question::Admit {
-        job: job.clone(),
-        uid,
-        cpu,
-        files,
-    };
+    let question = Question::Admit(Box::new(candidate));
     let limit = daemon.config.peer_timeout();
     match daemon.peers.ask(to, question, limit).await {
         Ok(Answer::Obstacles(obstacles)) => Ok(obstacles),

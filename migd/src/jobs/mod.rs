@@ -8,7 +8,7 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `registry` | the rules of ownership |
-//! | `record`, `store`, `disk` | what is on disk, and how it gets there |
+//! | `record`, `versions`, `store`, `disk` | what is on disk, and how it gets there |
 //! | `settle` | moves that a crash or a cut left undecided |
 //! | `watch` | capsules: found again, waited for |
 //! | `report` | telling home |
@@ -23,6 +23,7 @@ pub(crate) mod settle;
 pub(crate) mod store;
 #[cfg(test)]
 mod tests;
+mod versions;
 pub(crate) mod watch;
 
 use std::sync::{Arc, mpsc};
@@ -35,7 +36,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::balancer::Balance;
 use crate::load::Meters;
-use record::{Arrival, Committed, JobRecord, Report};
+use record::{Arrival, Committed, JobRecord, NewJob, Report};
 use registry::{JobView, Registry, Relock, Ruled};
 use revival::Revival;
 
@@ -115,16 +116,8 @@ impl Jobs {
 /// For requests and tasks on the runtime.
 impl Jobs {
     /// A new job, durable before its first process exists.
-    pub(crate) async fn create(
-        &self,
-        uid: u32,
-        user: String,
-        name: Option<String>,
-        command: String,
-        pinned: bool,
-    ) -> Ruled<JobRecord> {
-        self.call(move |r| r.create(uid, user, name, command, pinned))
-            .await
+    pub(crate) async fn create(&self, new: NewJob) -> Ruled<JobRecord> {
+        self.call(move |r| r.create(new)).await
     }
 
     /// A job whose program could not be started.
@@ -259,13 +252,8 @@ impl Jobs {
     ///
     /// # Errors
     /// When the disk fails.
-    pub(crate) fn create_blocking(
-        &self,
-        uid: u32,
-        user: String,
-        command: String,
-    ) -> Ruled<JobRecord> {
-        self.call_blocking(move |r| r.create(uid, user, None, command, false))
+    pub(crate) fn create_blocking(&self, new: NewJob) -> Ruled<JobRecord> {
+        self.call_blocking(move |r| r.create(new))
     }
 
     /// As [`Jobs::forget`].

@@ -1,9 +1,9 @@
 //! What is kept on disk about jobs.
 //!
-//! Invariant: every value is a versioned enum, so that a newer daemon reads
-//! what an older one wrote; append variants, never change one.
+//! Every value is in [`super::versions`], so that a newer daemon reads what an
+//! older one wrote.
 
-use libmig::api::{ExitRecord, JobId, NodeName};
+use libmig::api::{CpuLevel, ExitRecord, JobId, NodeName};
 use libmig::image::FileLock;
 use serde::{Deserialize, Serialize};
 
@@ -49,9 +49,50 @@ pub(crate) struct JobRecord {
     /// Milliseconds of CPU time that it used before it came here: part of its
     /// age, and no kernel of this node knows of it.
     pub(crate) cpu_ms_elsewhere: u64,
+    /// `--cpu`: the level of CPUs that it keeps to.
+    pub(crate) cpu_level: Option<CpuLevel>,
+}
+
+/// What a job begins with.
+#[derive(Debug, Default)]
+pub(crate) struct NewJob {
+    /// Its owner.
+    pub(crate) uid: u32,
+    /// Its owner's name.
+    pub(crate) user: String,
+    /// Its owner's name for it.
+    pub(crate) name: Option<String>,
+    /// Its command line, for people.
+    pub(crate) command: String,
+    /// `--pin`.
+    pub(crate) pinned: bool,
+    /// `--cpu`.
+    pub(crate) cpu_level: Option<CpuLevel>,
 }
 
 impl JobRecord {
+    /// What a look at a process says of it that is part of no job: no job has this number.
+    pub(crate) fn of_no_job(node: &NodeName, uid: u32) -> Self {
+        Self {
+            id: JobId {
+                home: node.clone(),
+                number: u64::MAX,
+            },
+            name: None,
+            uid,
+            user: String::new(),
+            command: String::new(),
+            place: Place::Here,
+            epoch: 0,
+            last_attempt: 0,
+            pinned: false,
+            started_unix: 0,
+            arrived_unix: 0,
+            cpu_ms_elsewhere: 0,
+            cpu_level: None,
+        }
+    }
+
     /// Whether it lives on this node.
     pub(crate) fn is_here(&self) -> bool {
         self.place == Place::Here
@@ -163,19 +204,4 @@ pub(crate) enum Change {
     LastNumber(u64),
     /// How often this daemon has started.
     Generation(u64),
-}
-
-/// Version of the values on disk: the variant's index comes first.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Versioned<T> {
-    /// The first.
-    V1(T),
-}
-
-impl<T> Versioned<T> {
-    pub(crate) fn latest(self) -> T {
-        match self {
-            Versioned::V1(value) => value,
-        }
-    }
 }

@@ -15,7 +15,7 @@ use libmig::migration::Verdict;
 use tokio::sync::oneshot;
 
 use super::record::{
-    Arrival, Change, Committed, JobRecord, Place, Report, Restored, Stage, Waiting,
+    Arrival, Change, Committed, JobRecord, NewJob, Place, Report, Restored, Stage, Waiting,
 };
 use super::store::{Store, StoreError};
 
@@ -140,15 +140,8 @@ impl Registry {
     }
 
     /// A new job, durable before its first process exists.
-    pub(super) fn create(
-        &mut self,
-        uid: u32,
-        user: String,
-        name: Option<String>,
-        command: String,
-        pinned: bool,
-    ) -> Ruled<JobRecord> {
-        self.name_is_free(uid, name.as_deref())?;
+    pub(super) fn create(&mut self, new: NewJob) -> Ruled<JobRecord> {
+        self.name_is_free(new.uid, new.name.as_deref())?;
         let number = self.last_number + 1;
         let now = unix_now();
         let record = JobRecord {
@@ -156,14 +149,15 @@ impl Registry {
                 home: self.node.clone(),
                 number,
             },
-            name,
-            uid,
-            user,
-            command,
+            name: new.name,
+            uid: new.uid,
+            user: new.user,
+            command: new.command,
             place: Place::Here,
             epoch: 0,
             last_attempt: 0,
-            pinned,
+            pinned: new.pinned,
+            cpu_level: new.cpu_level,
             started_unix: now,
             arrived_unix: now,
             cpu_ms_elsewhere: 0,

@@ -15,13 +15,12 @@ use libmig::api::{ExitRecord, JobId};
 use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction,
 };
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tracing::error;
 
 use super::disk::Disk;
-use super::record::{Arrival, Change, Committed, JobRecord, Report, Restored, Versioned, Waiting};
+use super::record::{Arrival, Change, Committed, JobRecord, Report, Restored, Waiting};
+use super::versions::{Latest, Stored, Versioned};
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
@@ -186,7 +185,7 @@ impl Store {
         Ok(write)
     }
 
-    fn all<T: DeserializeOwned>(
+    fn all<T: Stored>(
         &self,
         table: Table,
         name: &'static str,
@@ -247,13 +246,13 @@ fn apply(write: &WriteTransaction, change: &Change) -> Result<(), StoreError> {
     }
 }
 
-fn put<T: Serialize>(
+fn put<T: Stored>(
     write: &WriteTransaction,
     table: Table,
     key: &str,
     value: &T,
 ) -> Result<(), StoreError> {
-    let bytes = postcard::to_stdvec(&Versioned::V1(value)).expect("stored values are plain data");
+    let bytes = postcard::to_stdvec(&Latest::V2(value)).expect("stored values are plain data");
     write.open_table(table)?.insert(key, bytes.as_slice())?;
     Ok(())
 }

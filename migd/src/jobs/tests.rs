@@ -7,7 +7,7 @@ use libmig::api::{Code, ExitStatus, JobId, NodeName};
 use libmig::image::{FileLock, LockKind};
 use libmig::migration::Verdict;
 
-use super::record::{Change, JobRecord, Place, Stage};
+use super::record::{Change, JobRecord, NewJob, Place, Stage};
 use super::registry::{Registry, Relock, ended_now};
 use super::store::Store;
 
@@ -22,7 +22,12 @@ fn open(dir: &Path, name: &str) -> Registry {
 
 fn create(registry: &mut Registry) -> JobRecord {
     registry
-        .create(1000, "ann".into(), None, "sleep 9".into(), false)
+        .create(NewJob {
+            uid: 1000,
+            user: "ann".into(),
+            command: "sleep 9".into(),
+            ..NewJob::default()
+        })
         .unwrap()
 }
 

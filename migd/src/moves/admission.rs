@@ -3,33 +3,61 @@
 
 use std::os::fd::OwnedFd;
 
-use libmig::api::{Code, Failure, JobId, NodeName, Obstacle};
+use libmig::api::{Code, CpuLevel, Failure, JobId, Obstacle};
 use libmig::image::NeededFile;
 use libmig::inspect::cpu::CpuFeatures;
 use libmig::inspect::{fd, manifest};
 use libmig::sys::HostPid;
+use serde::{Deserialize, Serialize};
 
 use super::local::Local;
+use crate::cpu;
 use crate::daemon::Daemon;
+use crate::jobs::record::JobRecord;
 
 /// What of a job matters to its destination.
-#[derive(Debug)]
-pub(crate) struct Candidate<'a> {
-    pub(crate) job: &'a JobId,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Candidate {
+    /// The job.
+    pub(crate) job: JobId,
+    /// Its owner.
     pub(crate) uid: u32,
     /// The source's [`CpuFeatures`], in postcard.
-    pub(crate) cpu: &'a [u8],
-    pub(crate) files: &'a [NeededFile],
+    #[serde(with = "serde_bytes")]
+    pub(crate) cpu: Vec<u8>,
+    /// `--cpu`.
+    pub(crate) cpu_level: Option<CpuLevel>,
+    /// The files that it uses by name.
+    pub(crate) files: Vec<NeededFile>,
+}
+
+impl Candidate {
+    /// A job of this node.
+    ///
+    /// # Errors
+    /// When this node's CPU cannot be described.
+    pub(crate) fn from_here(
+        daemon: &Daemon,
+        record: &JobRecord,
+        files: Vec<NeededFile>,
+    ) -> Result<Self, Failure> {
+        Ok(Self {
+            job: record.id.clone(),
+            uid: record.uid,
+            cpu: postcard::to_stdvec(&daemon.cpu).map_err(|error| {
+                Failure::from_error(Code::Failed, "this node's CPU cannot be described", &error)
+            })?,
+            cpu_level: record.cpu_level,
+            files,
+        })
+    }
 }
 
 /// Everything that this node has against the job, in one go.
 ///
 /// # Errors
 /// When it cannot be judged.
-pub(crate) fn obstacles(
-    daemon: &Daemon,
-    candidate: &Candidate<'_>,
-) -> Result<Vec<Obstacle>, Failure> {
+pub(crate) fn obstacles(daemon: &Daemon, candidate: &Candidate) -> Result<Vec<Obstacle>, Failure> {
     let mut obstacles = Vec::new();
     if candidate.uid == 0 && !daemon.config.accept_root {
         obstacles.push(Obstacle {
@@ -40,8 +68,8 @@ pub(crate) fn obstacles(
             transient: false,
         });
     }
-    let root = root(daemon, candidate.job)?;
-    obstacles.extend(below(&root, daemon.node(), candidate)?);
+    let root = root(daemon, &candidate.job)?;
+    obstacles.extend(below(daemon, &root, candidate)?);
     Ok(obstacles)
 }
 
@@ -50,34 +78,27 @@ pub(crate) fn obstacles(
 ///
 /// # Errors
 /// As [`obstacles`].
-pub(crate) fn at_home(
-    daemon: &Daemon,
-    candidate: &Candidate<'_>,
-) -> Result<Vec<Obstacle>, Failure> {
-    let root = root_of(HostPid::own(), candidate.job)?;
-    below(&root, daemon.node(), candidate)
+pub(crate) fn at_home(daemon: &Daemon, candidate: &Candidate) -> Result<Vec<Obstacle>, Failure> {
+    let root = root_of(HostPid::own(), &candidate.job)?;
+    below(daemon, &root, candidate)
 }
 
 /// What this machine and the files below `root` have against it.
-fn below(
-    root: &OwnedFd,
-    node: &NodeName,
-    candidate: &Candidate<'_>,
-) -> Result<Vec<Obstacle>, Failure> {
-    let theirs: CpuFeatures = postcard::from_bytes(candidate.cpu).map_err(|error| {
+fn below(daemon: &Daemon, root: &OwnedFd, candidate: &Candidate) -> Result<Vec<Obstacle>, Failure> {
+    let theirs = source_cpu(&candidate.cpu)?;
+    let mut obstacles = cpu::obstacles(daemon, candidate.cpu_level, &theirs);
+    obstacles.extend(manifest::missing(root, &candidate.files));
+    Ok(obstacles)
+}
+
+/// The CPU that an offer describes.
+///
+/// # Errors
+/// When it is no description.
+pub(super) fn source_cpu(description: &[u8]) -> Result<CpuFeatures, Failure> {
+    postcard::from_bytes(description).map_err(|error| {
         Failure::from_error(Code::Protocol, "the source's CPU is not understood", &error)
-    })?;
-    let missing = theirs.missing_at(&CpuFeatures::of_this_machine());
-    let cpu = missing.iter().map(|mismatch| Obstacle {
-        pid: None,
-        object: format!("cpu of {node}"),
-        reason: mismatch.to_string(),
-        remedy: "move it to a node with the same kind of CPU".into(),
-        transient: false,
-    });
-    Ok(cpu
-        .chain(manifest::missing(root, candidate.files))
-        .collect())
+    })
 }
 
 /// The root directory that the job would have: at home that of its capsule;

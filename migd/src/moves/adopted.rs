@@ -30,6 +30,7 @@ use super::local::{broken, host};
 use super::silence::{mend, silence};
 use super::ties;
 use crate::daemon::Daemon;
+use crate::jobs::record::NewJob;
 use crate::jobs::watch;
 
 /// The file in the folder of such a job, until it has left.
@@ -72,8 +73,13 @@ impl Adopted {
         (owner, user): (u32, String),
         caller: u32,
     ) -> Result<JobId, Failure> {
-        let command = command(root);
-        let job = daemon.jobs.create_blocking(owner, user, command)?.id;
+        let new = NewJob {
+            uid: owner,
+            user,
+            command: command(root),
+            ..NewJob::default()
+        };
+        let job = daemon.jobs.create_blocking(new)?.id;
         let launcher = Launcher {
             program: "/proc/self/exe".into(),
             jobs: daemon.config.jobs_dir(),

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libmig::api::{Failure, JobId, NodeName};
+use libmig::api::{Failure, JobId, NodeName, Obstacle};
 use libmig::image::{BulkTarget, JobImage};
 use libmig::migration::{DestinationJob, JobError};
 use libmig::restore::{self, Building, CapsuleRef, Complete, Prepared, RestoreError};
@@ -16,6 +16,7 @@ use super::admission::{self, Candidate};
 use super::disk::secrets;
 use super::local::{Local, broken};
 use super::locks::Claims;
+use crate::cpu;
 use crate::daemon::Daemon;
 use crate::jobs::record::{JobRecord, Place};
 use crate::jobs::registry::unix_now;
@@ -64,6 +65,8 @@ pub(super) struct Incoming<'a> {
     local: Option<Local>,
     copy: Copy,
     claims: Option<Claims>,
+    /// What its CPU may not have left in it.
+    state: Option<cpu::State>,
 }
 
 impl<'a> Incoming<'a> {
@@ -79,6 +82,7 @@ impl<'a> Incoming<'a> {
             local: None,
             copy: Copy::None,
             claims: None,
+            state: None,
         }
     }
 
@@ -108,20 +112,18 @@ impl<'a> Incoming<'a> {
             return Err("the offer is for another job".into());
         }
         let candidate = Candidate {
-            job: &self.job,
+            job: self.job.clone(),
             uid: offer.uid,
-            cpu: &offer.cpu,
-            files: &proposal.files,
+            cpu: offer.cpu.clone(),
+            cpu_level: offer.cpu_level,
+            files: proposal.files.clone(),
         };
         let obstacles = match &self.file {
             Some(_) => admission::at_home(self.daemon, &candidate)?,
             None => admission::obstacles(self.daemon, &candidate)?,
         };
         if !obstacles.is_empty() {
-            return Err(JobError {
-                error: format!("it cannot live on {}", self.daemon.node()).into(),
-                obstacles,
-            });
+            return Err(self.refused(obstacles));
         }
         Ok(JobRecord {
             id: self.job.clone(),
@@ -138,8 +140,24 @@ impl<'a> Incoming<'a> {
             pinned: offer.pinned,
             started_unix: offer.started,
             cpu_ms_elsewhere: offer.cpu_ms,
+            cpu_level: offer.cpu_level,
             arrived_unix: unix_now(),
         })
+    }
+
+    /// What only the frozen job shows.
+    fn passed(&self, obstacles: Option<Vec<Obstacle>>) -> Result<(), JobError> {
+        match obstacles {
+            Some(obstacles) if !obstacles.is_empty() => Err(self.refused(obstacles)),
+            _ => Ok(()),
+        }
+    }
+
+    fn refused(&self, obstacles: Vec<Obstacle>) -> JobError {
+        JobError {
+            error: format!("it cannot live on {}", self.daemon.node()).into(),
+            obstacles,
+        }
     }
 
     /// Home has its deputy already; elsewhere, and for a job from a file, a capsule is made.
@@ -198,6 +216,8 @@ impl DestinationJob for Incoming<'_> {
         let record = self.admit(proposal)?;
         let offer = &proposal.offer;
         self.main = offer.main;
+        let source = admission::source_cpu(&offer.cpu)?;
+        self.state = cpu::State::of(offer.cpu_level, source, &self.daemon.cpu);
         self.daemon
             .jobs
             .reserve(record, self.epoch, self.source.clone())?;
@@ -231,6 +251,8 @@ impl DestinationJob for Incoming<'_> {
                 });
             }
         }
+        let checked = self.state.as_ref();
+        self.passed(checked.map(|state| state.obstacles(&image)))?;
         let local = self.local()?;
         local.capsule.arrive(state.to_vec())?;
         let building = prepared
@@ -252,6 +274,12 @@ impl DestinationJob for Incoming<'_> {
             return Err("the end of the memory came before the image".into());
         };
         let complete = building.finish(&image).map_err(restoring)?;
+        let frames = self.state.as_ref();
+        let frames = frames.map(|state| state.frames(&image, complete.processes()));
+        if let Err(error) = self.passed(frames) {
+            complete.destroy().map_err(restoring)?;
+            return Err(error);
+        }
         let locks = complete.waiting().to_vec();
         let waits = !locks.is_empty();
         self.copy = Copy::Complete(complete);

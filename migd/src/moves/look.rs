@@ -24,6 +24,16 @@ pub(crate) struct Look {
     pub(crate) files: Vec<NeededFile>,
 }
 
+impl Look {
+    /// Nothing could be looked at but these.
+    pub(crate) fn of_obstacles(obstacles: Vec<Obstacle>) -> Self {
+        Self {
+            obstacles,
+            files: Vec::new(),
+        }
+    }
+}
+
 /// Looks at a job that has obstacles.
 const LOOKS: usize = 4;
 /// Between two of them a process that ends, or a pipeline that is being made, is past it.

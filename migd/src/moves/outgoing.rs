@@ -12,7 +12,6 @@ use libmig::capture::{
     self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables,
 };
 use libmig::image::{JobImage, NeededFile};
-use libmig::inspect::cpu::CpuFeatures;
 use libmig::inspect::{fd, manifest};
 use libmig::migration::{JobError, SourceJob, failpoint};
 use libmig::sys::HostPid;
@@ -174,6 +173,7 @@ impl SourceJob for Outgoing<'_> {
 
     fn propose(&mut self) -> Result<Proposal, JobError> {
         let node = self.daemon.node().to_string();
+        let cpu = self.daemon.cpu.clone();
         let (record, epoch) = (self.record.clone(), self.epoch);
         let local = self.local();
         let Look { obstacles, files } = look::at(local)?;
@@ -202,7 +202,8 @@ impl SourceJob for Outgoing<'_> {
             processes: size.processes,
             highest_tid: size.highest_tid,
             memory_bytes: size.resident_bytes,
-            cpu: postcard::to_stdvec(&CpuFeatures::of_this_machine())?,
+            cpu: postcard::to_stdvec(&cpu)?,
+            cpu_level: record.cpu_level,
             files: 0,
         };
         Ok(Proposal { offer, files })

@@ -8,7 +8,7 @@ use super::message::{Answer, Question};
 use crate::control::{self, Caller};
 use crate::daemon::Daemon;
 use crate::jobs::settle;
-use crate::moves::admission::{self, Candidate};
+use crate::moves::admission;
 
 /// Longest that a forwarded request may take: a wait for a job's end.
 pub(crate) const FORWARD_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -50,22 +50,9 @@ pub(super) async fn answer(
         Question::CommitState { job, epoch } => Ok(Answer::Verdict(
             daemon.jobs.commit_state(peer.clone(), job, epoch).await,
         )),
-        Question::Admit {
-            job,
-            uid,
-            cpu,
-            files,
-        } => {
+        Question::Admit(candidate) => {
             let daemon = daemon.clone();
-            let judge = move || {
-                let candidate = Candidate {
-                    job: &job,
-                    uid,
-                    cpu: &cpu,
-                    files: &files,
-                };
-                admission::obstacles(&daemon, &candidate)
-            };
+            let judge = move || admission::obstacles(&daemon, &candidate);
             let judged = tokio::task::spawn_blocking(judge).await;
             let judged = judged.map_err(|error| {
                 Failure::from_error(Code::Failed, "the look at it failed", &error)

@@ -64,7 +64,7 @@ pub(crate) struct DialHello {
     pub(crate) boot: String,
     /// Counts starts of the daemon for ever: tells a restart from a hiccup.
     pub(crate) generation: u64,
-    /// CPU flags of /proc/cpuinfo, sorted.
+    /// Instruction sets of its CPU, sorted.
     pub(crate) cpu_features: Vec<String>,
     /// What it wants.
     pub(crate) purpose: Purpose,
@@ -83,7 +83,7 @@ pub(crate) enum AcceptHello {
         boot: String,
         /// Starts of its daemon.
         generation: u64,
-        /// Its CPU flags.
+        /// Instruction sets of its CPU.
         cpu_features: Vec<String>,
     },
     /// No; the connection closes.

@@ -4,10 +4,10 @@
 //! such connection in each direction. Postcard: append to enums only.
 
 use libmig::api::{ExitRecord, Failure, JobId, JobInfo, Obstacle, Reply, Request, WhereReport};
-use libmig::image::NeededFile;
 use libmig::migration::Verdict;
 use serde::{Deserialize, Serialize};
 
+use crate::moves::admission::Candidate;
 use libmig::balance::{Load, Refusal, Reservation};
 
 /// One question, numbered by the asker.
@@ -77,17 +77,7 @@ pub(crate) enum Question {
         epoch: u64,
     },
     /// What would stand in the way at your side if this job came?
-    Admit {
-        /// The job.
-        job: JobId,
-        /// Its owner.
-        uid: u32,
-        /// My CPU, as in the offer of a move.
-        #[serde(with = "serde_bytes")]
-        cpu: Vec<u8>,
-        /// The files that it uses by name.
-        files: Vec<NeededFile>,
-    },
+    Admit(Box<Candidate>),
 }
 
 /// What the peer answers.

@@ -117,7 +117,7 @@ pub(crate) struct PeerState {
     pub(crate) reason: Option<String>,
     /// Its load and when it arrived.
     pub(crate) load: Option<(Load, Instant)>,
-    /// CPU flags from its hello.
+    /// Instruction sets of its CPU, from its last hello; none before the first.
     pub(crate) cpu_features: Vec<String>,
 }
 

@@ -147,6 +147,7 @@ fn request(argv: &[&str], on_terminal: bool) -> Parts {
         name: None,
         node: None,
         pin: false,
+        cpu: None,
     };
     let null = File::options()
         .read(true)

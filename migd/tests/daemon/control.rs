@@ -36,6 +36,7 @@ fn exec(node: &Node, argv: &[&str], name: Option<&str>) -> JobId {
         name: name.map(str::to_owned),
         node: None,
         pin: false,
+        cpu: None,
     });
     let root = std::fs::File::open("/").unwrap();
     let null = std::fs::File::options()
