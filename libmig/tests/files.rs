@@ -131,6 +131,7 @@ fn image(tables: &FileTables) -> JobImage {
     JobImage {
         shm: Vec::new(),
         system_v: libmig::image::SystemV::default(),
+        namespaces: Vec::new(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),
@@ -591,6 +592,7 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
         exec_gain: 0,
         personality: 0,
         filters: Vec::new(),
+        namespaces: libmig::image::Membership::default(),
         threads: Vec::new(),
     };
     Process {
@@ -614,7 +616,14 @@ fn place_in(holder: &Holder, table: &[Descriptor], opened: &Opened, daemon_pidfd
     let site = maps::injection_site(host).unwrap();
     let injector = Injector::install(&mut stopped, &site).unwrap();
     let mut batch = Batch::new();
-    place(host.raw(), table, opened, daemon_pidfd, &mut batch);
+    place(
+        host.raw(),
+        table,
+        opened,
+        daemon_pidfd,
+        &mut batch,
+        |_, _| {},
+    );
     injector
         .run(&mut stopped, &batch)
         .unwrap()

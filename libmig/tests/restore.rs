@@ -237,6 +237,7 @@ fn live(threads: Vec<Thread>) -> LiveProcess {
         personality: 0,
         threads,
         filters: Vec::new(),
+        namespaces: libmig::image::Membership::default(),
     }
 }
 
@@ -256,6 +257,7 @@ fn job(processes: Vec<Process>) -> JobImage {
     JobImage {
         shm: Vec::new(),
         system_v: libmig::image::SystemV::default(),
+        namespaces: Vec::new(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),

@@ -10,6 +10,7 @@ use rustix::process::{Pid as RustixPid, PidfdFlags, pidfd_open};
 use super::{
     CaptureError, Frozen, SharedRegistry,
     clock::JobClock,
+    namespaces::{self, Nested},
     process::{self, Context},
     query, shm, system_v, thread,
 };
@@ -79,8 +80,9 @@ impl Frozen {
         let live = self.processes.iter().filter(|one| !one.threads.is_empty());
         let live: Vec<_> = live.map(|one| (one.pid, one.host)).collect();
         let system_v = system_v::capture(self.keeper, &live, &mut shared)?;
+        let nested = namespaces::capture(self.keeper, &self.processes)?;
         let place = (root, own.as_ref().map(Shm::device));
-        let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place)?;
+        let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place, &nested)?;
         let pidfds = self.pidfds()?;
         let sources: Vec<LiveSource<'_>> = pidfds
             .iter()
@@ -117,6 +119,7 @@ impl Frozen {
             locks: tables.locks,
             shm,
             system_v,
+            namespaces: nested.spaces,
         };
         Ok(Captured { image, shared })
     }
@@ -126,6 +129,7 @@ impl Frozen {
         shared: &mut SharedRegistry,
         now_ns: u64,
         (root, shm): (OwnedFd, Option<u64>),
+        nested: &Nested,
     ) -> Result<(Vec<Process>, Vec<Instant>), CaptureError> {
         let tids = self
             .processes
@@ -141,6 +145,7 @@ impl Frozen {
             now_ns,
             asked: Vec::new(),
             tids,
+            nested,
         };
         let processes = self
             .processes
@@ -210,8 +215,9 @@ impl Frozen {
             .iter()
             .find(|process| !process.threads.is_empty())
             .map_or(self.keeper, |process| process.host);
+        let names = super::names::of(self.keeper);
         let (hostname, domainname) =
-            super::names::of(witness).map_err(CaptureError::proc(witness, "the uts namespace"))?;
+            names.map_err(CaptureError::proc(self.keeper, "the uts namespace"))?;
         Ok(CapsuleImage {
             hostname,
             domainname,

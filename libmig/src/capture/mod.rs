@@ -14,6 +14,7 @@ mod job;
 pub mod left;
 mod memory;
 mod names;
+mod namespaces;
 mod pages;
 mod process;
 mod query;

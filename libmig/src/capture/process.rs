@@ -14,7 +14,9 @@ use super::{
     CaptureError, SharedRegistry,
     freeze::FrozenProcess,
     hindrance::obstacle,
-    memory, query,
+    memory,
+    namespaces::Nested,
+    query,
     sleep::{self, Interrupted},
     thread::{self, Outside},
 };
@@ -48,6 +50,8 @@ pub(super) struct Context<'a> {
     pub(super) asked: Vec<Instant>,
     /// Every thread of the tree, to translate the targets of timers.
     pub(super) tids: BTreeMap<HostPid, Pid>,
+    /// Who is in which namespace.
+    pub(super) nested: &'a Nested,
 }
 
 /// The image of a process, its descriptor table still empty.
@@ -170,6 +174,7 @@ fn live(
         exec_gain: answers.exec_gain,
         personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
         threads,
+        namespaces: context.nested.of(frozen.pid),
         filters,
     })
 }

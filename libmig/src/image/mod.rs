@@ -9,6 +9,7 @@ mod inet;
 mod locks;
 mod manifest;
 mod memory;
+mod namespaces;
 mod process;
 mod shm;
 mod sockets;
@@ -19,6 +20,7 @@ pub use inet::*;
 pub use locks::*;
 pub use manifest::*;
 pub use memory::*;
+pub use namespaces::*;
 pub use process::*;
 pub use shm::*;
 pub use sockets::*;
@@ -51,6 +53,8 @@ pub struct JobImage {
     pub shm: Vec<ShmEntry>,
     /// Semaphores and message queues.
     pub system_v: SystemV,
+    /// Namespaces that it has made, owners before what they own. A [`NamespaceId`] is an index.
+    pub namespaces: Vec<Namespace>,
 }
 
 /// The world that the processes of a job see, as far as the kernel keeps it

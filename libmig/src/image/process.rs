@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, FilePath, MemoryImage, MemoryPolicy};
+use super::{Descriptor, FilePath, Membership, MemoryImage, MemoryPolicy};
 
 /// A process ID as the capsule sees it (level of the capsule's pid namespace).
 pub type Pid = i32;
@@ -77,6 +77,8 @@ pub struct LiveProcess {
     pub personality: u64,
     /// The threads; the first is the thread-group leader.
     pub threads: Vec<Thread>,
+    /// Namespaces, the same for all of its threads.
+    pub namespaces: Membership,
     /// Every seccomp filter of any thread, each once; see [`Seccomp::Filters`].
     pub filters: Vec<SeccompFilter>,
 }

@@ -19,6 +19,7 @@ use rustix::{
 use super::{
     inet_diag::{self, Connection},
     refusal::{self, Refusal},
+    visit,
 };
 use crate::sys::{socket, tcp};
 
@@ -119,6 +120,9 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
     let internet = matches!(domain, libc::AF_INET | libc::AF_INET6);
     if !internet || !(stream || datagrams) {
         return Err(refusal::socket());
+    }
+    if visit::elsewhere(fd).map_err(unreadable)?.is_some() {
+        return Err(refusal::socket_elsewhere());
     }
     if socket::has_filter(fd).map_err(unreadable)? {
         return Err(refusal::socket_option("a packet filter"));

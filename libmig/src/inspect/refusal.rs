@@ -67,6 +67,15 @@ pub(crate) fn socket() -> Refusal {
     )
 }
 
+/// A socket whose address is of a network namespace that the job has made.
+pub(crate) fn socket_elsewhere() -> Refusal {
+    Refusal::new(
+        "socket",
+        "it is of a network namespace that the job has made; addresses there do not move yet",
+        "let the program close it, or start it without a network namespace of its own",
+    )
+}
+
 /// A TCP connection whose other end is elsewhere.
 pub(crate) fn foreign_connection(remote: Option<std::net::SocketAddr>) -> Refusal {
     let remote = remote.map_or_else(|| "nobody".to_owned(), |remote| remote.to_string());

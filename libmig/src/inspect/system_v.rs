@@ -3,12 +3,11 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd,
-    thread,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::LinkNameSpaceType;
 
+use super::visit;
 use crate::{image::IpcObject, sys::HostPid};
 
 /// The IPC namespace of a process; `None` where it is that of this process.
@@ -32,13 +31,11 @@ pub fn enter<T: Send>(
     namespace: &File,
     work: impl FnOnce() -> io::Result<T> + Send,
 ) -> io::Result<T> {
-    let visit = move || {
-        let kind = Some(LinkNameSpaceType::InterProcessCommunication);
-        move_into_link_name_space(namespace.as_fd(), kind)?;
-        work()
-    };
-    let done = thread::scope(|scope| scope.spawn(visit).join());
-    done.map_err(|_| io::Error::other("the visitor of the IPC namespace panicked"))?
+    visit::within(
+        namespace,
+        LinkNameSpaceType::InterProcessCommunication,
+        work,
+    )
 }
 
 /// [`enter`] for that of a process; `None` where it is that of this process.

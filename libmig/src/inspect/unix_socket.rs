@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
@@ -14,12 +15,16 @@ use std::{
     },
 };
 
-use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec},
+    thread::LinkNameSpaceType,
+};
 
 use super::{
     fd,
     refusal::{self, Refusal},
     sock_diag::{self, HEADER, half, word},
+    visit,
 };
 use crate::{image::SocketFile, sys::socket};
 
@@ -109,10 +114,19 @@ pub fn look(fd: &OwnedFd, inode: u64, root: Option<&OwnedFd>) -> Result<Socket, 
     if socket::has_filter(fd).map_err(unreadable)? {
         return Err(refusal::socket_option("a packet filter"));
     }
-    let diag = diag(inode).map_err(|error| match error.raw_os_error() {
+    let elsewhere = visit::elsewhere(fd).map_err(unreadable)?;
+    let diag = diag(inode, elsewhere.as_ref()).map_err(|error| match error.raw_os_error() {
         Some(libc::ENOENT) => refusal::socket_unknown("it is of another network namespace"),
         _ => unreadable(error),
     })?;
+    if elsewhere.is_some()
+        && diag
+            .name
+            .as_ref()
+            .is_some_and(|name| name.first() == Some(&0))
+    {
+        return Err(refusal::socket_elsewhere());
+    }
     let events = poll(fd).map_err(unreadable)?;
     let found = Socket {
         kind,
@@ -222,9 +236,15 @@ fn poll(fd: &OwnedFd) -> io::Result<PollFlags> {
     Ok(poll[0].revents())
 }
 
-fn diag(inode: u64) -> io::Result<Diag> {
+/// By its inode, in its network namespace where that is not the daemon's.
+fn diag(inode: u64, elsewhere: Option<&File>) -> io::Result<Diag> {
     let inode = u32::try_from(inode).map_err(|_| io::Error::from_raw_os_error(libc::ENOENT))?;
-    parse(&sock_diag::ask(&request(inode))?)
+    let ask = || sock_diag::ask(&request(inode));
+    let answer = match elsewhere {
+        Some(namespace) => visit::within(namespace, LinkNameSpaceType::Network, ask)?,
+        None => ask()?,
+    };
+    parse(&answer)
 }
 
 /// struct unix_diag_req for one inode, whatever its cookie.

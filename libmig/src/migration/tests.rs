@@ -191,6 +191,7 @@ impl SourceJob for Source {
             locks: Vec::new(),
             shm: Vec::new(),
             system_v: crate::image::SystemV::default(),
+            namespaces: Vec::new(),
         });
         Ok(b"state".to_vec())
     }

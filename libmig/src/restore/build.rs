@@ -15,6 +15,7 @@ use super::{
     grow::{self, Husks, Seat},
     husk,
     layout::{self, Attach, Layout, MappedFile, Piece},
+    namespaces::{Means, Namespaces},
     own,
     own_vdso::OwnVdso,
     pin::Pin,
@@ -60,6 +61,8 @@ pub struct Building {
     pub(super) offsets: Offsets,
     /// Keeps the descriptors open that the spaces name.
     pub(super) files: MappedFiles,
+    /// Those that the job had made.
+    pub(super) namespaces: Namespaces,
     /// The husks' descriptor that stands for the daemon.
     pub(super) daemon: i32,
     /// Whether timer_create(2) can be told an ID.
@@ -96,6 +99,13 @@ impl Prepared {
         let (own, names) = own::make(image, self.root.as_fd(), host)?;
         let (shm, mut files) = Tree::make(image, self.root.as_fd(), own)?;
         let attachments = system_v::make(self.init, image, &mut files)?;
+        let mut means = Means {
+            zygote: &mut self.zygote,
+            injector,
+            daemon,
+            remains: &mut self.remains,
+        };
+        let namespaces = Namespaces::make(image, &mut means)?;
         let shared = SharedObjects::make(&image.shared, files, &mut self.zygote, injector)?;
         let mut opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
         opened.names = names;
@@ -119,6 +129,7 @@ impl Prepared {
             shm,
             opened,
             offsets,
+            namespaces,
             files: MappedFiles::new(self.root),
             daemon,
             exact_timers,

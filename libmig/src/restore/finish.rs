@@ -101,15 +101,7 @@ impl Building {
             self.daemon,
             space.exe,
         );
-        files::place(
-            pid,
-            &process.descriptors,
-            &self.opened,
-            self.daemon,
-            &mut batch,
-        );
-        process::attributes(&mut batch, process);
-        process::directories(&mut batch, process);
+        self.settle_in(&mut batch, pid, process);
         seccomp::confine_all(&mut batch, process);
         for thread in &process.threads[1..] {
             thread::spawn(&mut batch, thread.tid);
@@ -137,6 +129,32 @@ impl Building {
             .complete()
             .map_err(super::error::remote(pid, STEP))?;
         Ok(std::iter::once(leader).chain(others).collect())
+    }
+
+    /// Namespaces, descriptors and directories. In a user namespace of the job it has only
+    /// rights over what is in it: whatever needs more comes before, users that are not mapped there too.
+    fn settle_in(&self, batch: &mut Batch, pid: Pid, process: &LiveProcess) {
+        let membership = &process.namespaces;
+        let nested = membership.user.is_some();
+        self.namespaces.join(batch, membership, self.daemon.into());
+        process::attributes(batch, process);
+        process::directories(batch, process);
+        if nested {
+            let leader = &process.threads[0];
+            thread::schedule(batch, leader);
+            thread::ids(batch, &leader.credentials);
+        }
+        let enter = |batch: &mut Batch, daemon| {
+            self.namespaces.join_user(batch, membership, daemon);
+        };
+        files::place(
+            pid,
+            &process.descriptors,
+            &self.opened,
+            self.daemon,
+            batch,
+            enter,
+        );
     }
 
     /// What each thread has of its own; the leader last, with what ticks.

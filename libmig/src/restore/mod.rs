@@ -21,6 +21,7 @@ pub mod layout;
 mod limits;
 mod locks;
 mod names;
+mod namespaces;
 mod numa;
 mod own;
 mod own_vdso;

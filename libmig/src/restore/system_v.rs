@@ -37,6 +37,16 @@ pub fn clear(namespace: &File) -> io::Result<()> {
     system_v::enter(namespace, remove_all)
 }
 
+/// Makes all but segments in the namespace of a process.
+pub(super) fn make_plain(process: HostPid, objects: &SystemV) -> Result<(), RestoreError> {
+    let work = || {
+        objects.semaphores.iter().try_for_each(set)?;
+        objects.queues.iter().try_for_each(queue)
+    };
+    system_v::within(process, work).map_err(host(MAKE))?;
+    Ok(())
+}
+
 fn remove_all() -> io::Result<()> {
     for (name, kind) in ALL {
         for line in table(name)? {

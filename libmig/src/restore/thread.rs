@@ -106,7 +106,7 @@ pub(super) fn identity(batch: &mut Batch, thread: &Thread, tgid: Pid) {
     schedule(batch, thread);
 }
 
-fn schedule(batch: &mut Batch, thread: &Thread) {
+pub(super) fn schedule(batch: &mut Batch, thread: &Thread) {
     let Scheduling {
         policy,
         flags,
@@ -146,28 +146,9 @@ fn schedule(batch: &mut Batch, thread: &Thread) {
 /// Credentials, and what a change of credentials clears. Last of what needs rights.
 pub(super) fn credentials(batch: &mut Batch, thread: &Thread, process: &LiveProcess) {
     let c = &thread.credentials;
-    let groups: Vec<u8> = c
-        .groups
-        .iter()
-        .flat_map(|group| group.to_le_bytes())
-        .collect();
-    let list = batch.data(&groups);
-    batch.call(
-        libc::SYS_setgroups,
-        &[(c.groups.len() as u64).into(), list.into()],
-    );
-    prctl(batch, &[PR_SET_SECUREBITS, NO_SETUID_FIXUP]);
-    batch.call(
-        libc::SYS_setresuid,
-        &[c.uids[0].into(), c.uids[1].into(), c.uids[2].into()],
-    );
-    // setfsuid(2) returns the old ID and never fails.
-    batch.attempt(libc::SYS_setfsuid, &[c.uids[3].into()]);
-    batch.call(
-        libc::SYS_setresgid,
-        &[c.gids[0].into(), c.gids[1].into(), c.gids[2].into()],
-    );
-    batch.attempt(libc::SYS_setfsgid, &[c.gids[3].into()]);
+    if process.namespaces.user.is_none() {
+        ids(batch, c);
+    }
     prctl(batch, &[PR_SET_SECUREBITS, u64::from(c.securebits)]);
     capabilities(batch, c);
     if c.no_new_privs {
@@ -192,6 +173,32 @@ pub(super) fn credentials(batch: &mut Batch, thread: &Thread, process: &LiveProc
             &[PR_SET_TSC, u64::from(thread.tsc_mode.cast_unsigned())],
         );
     }
+}
+
+/// Users and groups; all rights stay.
+pub(super) fn ids(batch: &mut Batch, c: &Credentials) {
+    let groups: Vec<u8> = c
+        .groups
+        .iter()
+        .flat_map(|group| group.to_le_bytes())
+        .collect();
+    let list = batch.data(&groups);
+    batch.call(
+        libc::SYS_setgroups,
+        &[(c.groups.len() as u64).into(), list.into()],
+    );
+    prctl(batch, &[PR_SET_SECUREBITS, NO_SETUID_FIXUP]);
+    batch.call(
+        libc::SYS_setresuid,
+        &[c.uids[0].into(), c.uids[1].into(), c.uids[2].into()],
+    );
+    // setfsuid(2) returns the old ID and never fails.
+    batch.attempt(libc::SYS_setfsuid, &[c.uids[3].into()]);
+    batch.call(
+        libc::SYS_setresgid,
+        &[c.gids[0].into(), c.gids[1].into(), c.gids[2].into()],
+    );
+    batch.attempt(libc::SYS_setfsgid, &[c.gids[3].into()]);
 }
 
 fn capabilities(batch: &mut Batch, credentials: &Credentials) {

@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 20. Namespaces that the job has made.
 //! 19. CPU levels of jobs.
 //! 18. Files that a job has made in temporary directories.
 //! 17. TCP connections with all that is under way in them, closed, over, or not accepted yet.
@@ -21,9 +22,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 19;
+pub const NEWEST: u16 = 20;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 19;
+pub const OLDEST: u16 = 20;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -2,6 +2,7 @@
 
 mod files;
 mod memory;
+mod nested;
 mod process;
 
 use super::Workload;
@@ -18,6 +19,7 @@ pub(super) fn all() -> Vec<Workload> {
         process::CONFINED,
         process::WATCHES,
         process::TREES,
+        nested::NESTED,
         files::FILES,
         files::TRANSITIONS,
     ]

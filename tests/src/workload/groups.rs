@@ -25,6 +25,7 @@ macro_rules! test_each_group {
             signals: "signals-";
             timers: "timers-";
             trees: "tree-";
+            namespaces: "nested-";
             files: "files-";
             names: "names-";
             locks: "locks-";

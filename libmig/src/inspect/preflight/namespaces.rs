@@ -1,5 +1,5 @@
-//! Namespaces and control groups of a process: those of its capsule, or it
-//! cannot move.
+//! Namespaces and control groups of a process: those of its capsule, or ones
+//! that can be made anew, or it cannot move.
 
 use std::{fs, path::PathBuf};
 
@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     image::Pid,
-    inspect::process::{self, Scope},
+    inspect::{
+        nest::{self, Misfit, Nest},
+        process::{self, Scope},
+    },
     sys::HostPid,
 };
 
@@ -37,6 +40,12 @@ pub(super) struct Home {
     /// Links of the init, in the order of [`OF_CAPSULE`]; `None` where the
     /// kernel has no such namespace.
     namespaces: Vec<Option<PathBuf>>,
+    /// Whose namespaces these are.
+    keeper: HostPid,
+    /// The tree.
+    members: Vec<HostPid>,
+    /// Whether a process may be in others that can be made anew.
+    nests: bool,
     /// Time namespace of the tree's first live process.
     time: Option<PathBuf>,
     /// Labels of the init, in the order of [`tasks::LABELS`].
@@ -54,6 +63,9 @@ impl Home {
             Scope::From(_) => None,
         };
         Self {
+            keeper: init,
+            members: tree.iter().map(|(host, _)| *host).collect(),
+            nests: matches!(scope, Scope::Below(_)),
             namespaces: OF_CAPSULE
                 .iter()
                 .map(|(_, own, _)| link(init, own))
@@ -70,6 +82,7 @@ impl Home {
 
 pub(super) fn check(subject: &mut Subject, home: &Home) {
     let mut found = Vec::new();
+    let mut nested = false;
     for task in &subject.tasks {
         let of_capsule = OF_CAPSULE.iter().zip(&home.namespaces);
         let of_time = TIME.iter().map(|(file, name)| (*file, *name, &home.time));
@@ -81,7 +94,12 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
             // A pid namespace that is still empty has no link: ENOENT.
             let actual = link(task.host, file);
             let ended = || link(task.host, "pid").is_none();
-            if actual.as_ref() != Some(wanted) && (actual.is_some() || !ended()) {
+            if actual.as_ref() == Some(wanted) || (actual.is_none() && ended()) {
+                continue;
+            }
+            if home.nests && nest::KINDS.iter().any(|kind| kind.link() == file) {
+                nested = true;
+            } else {
                 found.push((task.tid, foreign(name)));
             }
         }
@@ -95,6 +113,41 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
     }
     for (tid, finding) in found {
         subject.refuse_thread(tid, finding);
+    }
+    if nested {
+        check_nested(subject, home);
+    }
+}
+
+/// Namespaces that the job has made: the same for all threads, and nothing in them that stays.
+fn check_nested(subject: &mut Subject, home: &Home) {
+    let mut nest = Nest::new(home.keeper);
+    let mut of_process = None;
+    let threads: Vec<_> = subject
+        .tasks
+        .iter()
+        .map(|one| (one.host, one.tid))
+        .collect();
+    for (host, tid) in threads {
+        let membership = nest.add(host);
+        let Some(membership) = subject.read("namespaces", membership) else {
+            continue;
+        };
+        if *of_process.get_or_insert(membership) != membership {
+            let reason = "it is in other namespaces than its process";
+            let remedy = "let the program unshare before it starts threads";
+            subject.refuse_thread(tid, Finding::new(reason, remedy));
+        }
+    }
+    // Others may be in what these are below.
+    let own = nest.spaces.len();
+    for member in &home.members {
+        drop(nest.add(*member));
+    }
+    for space in nest.spaces.iter().take(own) {
+        if let Some(Some(Misfit { reason, remedy })) = subject.read("namespaces", space.judge()) {
+            subject.refuse_process(Finding::new(reason, remedy));
+        }
     }
 }
 

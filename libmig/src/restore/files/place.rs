@@ -19,13 +19,15 @@ const EPOLLOUT: u32 = libc::EPOLLOUT.cast_unsigned();
 /// Gives process `pid` its descriptor table. `daemon_pidfd` is the number that a
 /// pidfd of this daemon has in the husk; it is closed. The husk has no other
 /// descriptor below the highest of the process, its limit allows three more,
-/// and every process of the tree exists: owners of SIGIO are named here.
+/// and every process of the tree exists: owners of SIGIO are named here. `last` adds
+/// calls that need the pidfd as well, when all else is done.
 pub fn place(
     pid: Pid,
     table: &[Descriptor],
     opened: &Opened,
     daemon_pidfd: i32,
     batch: &mut Batch,
+    last: impl FnOnce(&mut Batch, Arg),
 ) {
     let interests = opened.interests.iter().filter(|one| one.pid == pid);
     let mut interests: Vec<&Interest> = interests.collect();
@@ -51,7 +53,7 @@ pub fn place(
             placer.foreground(terminal);
         }
     }
-    placer.finish();
+    placer.finish(last);
 }
 
 /// Gives the session that `pid` leads its terminal, if it has one. To be run by
@@ -249,8 +251,9 @@ impl<'a> Placer<'a> {
         self.close(Arg::Result(slave));
     }
 
-    fn finish(mut self) {
+    fn finish(mut self, last: impl FnOnce(&mut Batch, Arg)) {
         let pidfd = Arg::Result(self.pidfd);
+        last(self.batch, pidfd);
         self.close(pidfd);
     }
 }

@@ -1,0 +1,80 @@
+//! Namespaces that the job has made inside of its capsule.
+
+use serde::{Deserialize, Serialize};
+
+use super::SystemV;
+
+/// Index into [`super::JobImage::namespaces`].
+pub type NamespaceId = u32;
+
+/// A namespace other than the capsule's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// The user namespace that owns it; of a user namespace: its parent. `None`
+    /// for the capsule's. Always an index below its own.
+    pub owner: Option<NamespaceId>,
+    /// What it is, and what is in it.
+    pub kind: NamespaceKind,
+}
+
+/// What a namespace is, and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum NamespaceKind {
+    /// CLONE_NEWUSER.
+    User(UserNamespace),
+    /// CLONE_NEWUTS.
+    Uts {
+        /// utsname nodename.
+        hostname: String,
+        /// utsname domainname.
+        domainname: String,
+    },
+    /// CLONE_NEWIPC.
+    Ipc(SystemV),
+    /// CLONE_NEWNET, with a loopback device and no other.
+    Net {
+        /// Whether `lo` is up.
+        loopback_up: bool,
+    },
+    /// CLONE_NEWCGROUP; its root is the control group of the job.
+    Cgroup,
+}
+
+/// Who is who in a user namespace. IDs outside are those of the capsule's user namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct UserNamespace {
+    /// Who made it and has all rights over it in its parent.
+    pub owner_uid: u32,
+    /// /proc/PID/uid_map.
+    pub uids: Vec<IdRange>,
+    /// /proc/PID/gid_map.
+    pub gids: Vec<IdRange>,
+    /// /proc/PID/setgroups: whether setgroups(2) is allowed.
+    pub setgroups: bool,
+}
+
+/// A line of a map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// First ID inside.
+    pub inside: u32,
+    /// The ID that it is in the capsule's user namespace.
+    pub outside: u32,
+    /// How many.
+    pub count: u32,
+}
+
+/// In which namespaces a process is; `None` for the capsule's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Membership {
+    /// /proc/PID/ns/user.
+    pub user: Option<NamespaceId>,
+    /// /proc/PID/ns/uts.
+    pub uts: Option<NamespaceId>,
+    /// /proc/PID/ns/ipc.
+    pub ipc: Option<NamespaceId>,
+    /// /proc/PID/ns/net.
+    pub net: Option<NamespaceId>,
+    /// /proc/PID/ns/cgroup.
+    pub cgroup: Option<NamespaceId>,
+}

@@ -1,0 +1,48 @@
+//! Workloads in namespaces that they have made themselves.
+
+use super::{Workload, of};
+
+pub(super) const NESTED: &[Workload] = &[
+    of(
+        "nested",
+        "nested-uts",
+        &["--mode", "uts"],
+        "a host name of its own",
+        &["name"],
+    ),
+    of(
+        "nested",
+        "nested-ipc",
+        &["--mode", "ipc"],
+        "System V objects in a namespace of their own",
+        &["queue"],
+    ),
+    of(
+        "nested",
+        "nested-net",
+        &["--mode", "net"],
+        "a network namespace with a loopback device",
+        &["down"],
+    ),
+    of(
+        "nested",
+        "nested-cgroup",
+        &["--mode", "cgroup"],
+        "a cgroup namespace",
+        &["root"],
+    ),
+    of(
+        "nested",
+        "nested-user",
+        &["--mode", "user"],
+        "a user namespace: maps, users that are not mapped, rights inside and none outside",
+        &["map", "rights"],
+    ),
+    of(
+        "nested",
+        "nested-levels",
+        &["--mode", "levels"],
+        "a user namespace in another, and what it owns",
+        &["user"],
+    ),
+];
