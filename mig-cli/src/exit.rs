@@ -27,6 +27,8 @@ pub(crate) const PEER_LOST: u8 = 9;
 pub(crate) const VERSION: u8 = 10;
 /// The move was committed, but the destination has not answered yet.
 pub(crate) const UNDECIDED: u8 = 11;
+/// The job has ended in a checkpoint.
+pub(crate) const CHECKPOINTED: u8 = 124;
 /// `mig exec` itself failed before the program ran.
 pub(crate) const EXEC_FAILED: u8 = 125;
 /// `mig exec`: the program cannot be executed, as in a shell.
@@ -35,7 +37,7 @@ pub(crate) const NOT_EXECUTABLE: u8 = 126;
 pub(crate) const NO_PROGRAM: u8 = 127;
 
 /// Every code and what it means, for the help.
-pub(crate) const TABLE: [(u8, &str); 15] = [
+pub(crate) const TABLE: [(u8, &str); 16] = [
     (OK, "it worked"),
     (FAILED, "it failed, for a reason without a code of its own"),
     (USAGE, "the command line makes no sense"),
@@ -59,6 +61,10 @@ pub(crate) const TABLE: [(u8, &str); 15] = [
     (
         UNDECIDED,
         "the move was committed, but its answer is still awaited",
+    ),
+    (
+        CHECKPOINTED,
+        "the job has ended in a checkpoint: mig restore goes on with it",
     ),
     (EXEC_FAILED, "mig exec itself failed before the program ran"),
     (NOT_EXECUTABLE, "mig exec: the program cannot be executed"),

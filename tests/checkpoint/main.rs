@@ -1,4 +1,7 @@
-//! Every workload, copied into a file while it checks itself: it must not notice, and the file must be whole.
+//! Every workload, copied into a file while it checks itself, then ended in a file and restored
+//! from it: it must not notice, and the files must be whole.
+
+mod restore;
 
 use std::path::PathBuf;
 use std::process::Output;
@@ -16,10 +19,10 @@ const WORKERS: usize = 4;
 /// The file that the daemons of a lab read their failpoints from.
 const FAILPOINTS: &str = "/run/mig/failpoints";
 
-mig_tests::test_each_group!(copied);
+mig_tests::test_each_group!(saved);
 
-/// Copies all workloads of a group, and reports all failures together.
-fn copied(group: &str) {
+/// Saves all workloads of a group, and reports all failures together.
+fn saved(group: &str) {
     let lab = Lab::up(1);
     let all = Workload::all().into_iter();
     for_all(
@@ -31,32 +34,42 @@ fn copied(group: &str) {
     lab.down_and_check();
 }
 
-/// Two copies: what the first leaves behind would be in the second.
+/// A copy beside it, and two restores: what the first leaves out would be missing in the second file.
 fn one(lab: &Lab, workload: &Workload) -> Result<()> {
-    let job = Job::start(lab, "n1", workload.name, workload)?;
-    let mut seen = job.running.wait_tick_after(0)?;
-    for _ in 0..2 {
-        let file = format!("/shared/{}.mig", workload.name);
-        let output = checkpoint(lab, workload.name, &file);
-        ensure!(output.status.success(), "{}", said(&output));
-        let report: Value = serde_json::from_slice(&output.stdout)?;
-        ensure!(report["pause_us"].as_u64() > Some(0), "{report}");
-        let found = inspect(lab, &file)?;
-        ensure!(found["uuid"] == report["uuid"], "{found}\n{report}");
-        let processes = found["processes"].as_array().map_or(0, Vec::len);
-        let files = found["files"].as_array().context("a list of files")?;
-        // One that has been deleted goes with its contents instead.
-        let program = match workload.name {
-            "shm-exe" => "libc.so",
-            _ => workload.program,
-        };
-        let named = files
-            .iter()
-            .any(|file| file.as_str().is_some_and(|path| path.contains(program)));
-        ensure!(processes > 0 && named, "{found}");
-        seen = job.running.wait_tick_after(seen)?;
+    let name = workload.name;
+    let mut job = Job::start(lab, "n1", name, workload)?;
+    let seen = job.running.wait_tick_after(0)?;
+    copy(lab, workload)?;
+    job.running.wait_tick_after(seen)?;
+    for round in 0..2 {
+        let file = format!("/shared/{name}.{round}.mig");
+        restore::end(lab, job, name, &file)?;
+        job = Job::restore(lab, "n1", name, &[&file])?;
+        job.running.wait_tick_after(0)?;
     }
     job.finish()?.expect_pass()
+}
+
+fn copy(lab: &Lab, workload: &Workload) -> Result<()> {
+    let file = format!("/shared/{}.mig", workload.name);
+    let output = checkpoint(lab, workload.name, &file);
+    ensure!(output.status.success(), "{}", said(&output));
+    let report: Value = serde_json::from_slice(&output.stdout)?;
+    ensure!(report["pause_us"].as_u64() > Some(0), "{report}");
+    let found = inspect(lab, &file)?;
+    ensure!(found["uuid"] == report["uuid"], "{found}\n{report}");
+    let processes = found["processes"].as_array().map_or(0, Vec::len);
+    let files = found["files"].as_array().context("a list of files")?;
+    // One that has been deleted goes with its contents instead.
+    let program = match workload.name {
+        "shm-exe" => "libc.so",
+        _ => workload.program,
+    };
+    let named = files
+        .iter()
+        .any(|file| file.as_str().is_some_and(|path| path.contains(program)));
+    ensure!(processes > 0 && named, "{found}");
+    Ok(())
 }
 
 fn checkpoint(lab: &Lab, job: &str, file: &str) -> Output {

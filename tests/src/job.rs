@@ -49,6 +49,27 @@ impl<'a> Job<'a> {
         Ok(job)
     }
 
+    /// Restores a job of that name from a checkpoint, and follows it as `mig exec` does.
+    ///
+    /// # Errors
+    /// `mig` cannot be started. A job that does not come is seen when something is waited for.
+    pub fn restore(lab: &'a Lab, home: &str, name: &str, args: &[&str]) -> Result<Self> {
+        let argv: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let running = Running::launch(&argv, |argv| {
+            let mut command = lab.node(home).command(&["mig", "restore"]);
+            command
+                .args(argv)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            Ok(command.spawn()?)
+        })?;
+        Ok(Self {
+            mover: Mover::new(lab, home, name),
+            running,
+        })
+    }
+
     /// Starts any program that speaks the workload protocol.
     ///
     /// # Errors

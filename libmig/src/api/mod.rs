@@ -24,7 +24,7 @@ pub mod termios;
 pub use client::{Client, ClientError};
 pub use cpu::{CpuChoice, CpuLevel, ParseCpuError};
 pub use event::Event;
-pub use exit::{ExitRecord, ExitStatus};
+pub use exit::{CHECKPOINTED, ExitRecord, ExitStatus};
 pub use failure::{Code, Failure};
 pub use id::{JobId, NodeName, ParseIdError, Target, valid_alias};
 pub use info::{JobInfo, JobState, NodeInfo, NodeState};

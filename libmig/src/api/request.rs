@@ -34,6 +34,10 @@ pub enum Request {
     Checkpoint {
         /// The job.
         target: Target,
+        /// It does not run on. A second descriptor comes along, of a stream socket: the daemon
+        /// writes the report there when the file is on its disk ([`super::local::send`]), and ends
+        /// the job when one byte comes back; without that byte it runs on.
+        end: bool,
     },
     /// Make a job of what is in a file; descriptors come along: the file, and then 0, 1 and 2.
     Restore(RestoreRequest),

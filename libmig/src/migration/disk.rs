@@ -1,5 +1,6 @@
 //! A copy of a job for the disk: the job pauses only for as long as its memory
-//! is copied to memory; what comes after that happens while it runs.
+//! is copied to memory; what comes after that happens while it runs. A job that is to end
+//! stays frozen until its file is kept.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -19,12 +20,13 @@ const PIECE: usize = 1 << 20;
 /// Below this a run is not worth a whole piece.
 const SMALL: usize = 64 << 10;
 
-/// A job that runs, and a copy of what it was.
+/// A job that runs, and a copy of what it was; or one that is frozen, and to end.
 pub struct Copied<'a, J> {
     job: &'a mut J,
     proposal: Proposal,
     state: Vec<u8>,
-    kept: Kept,
+    /// Nothing when the contents are still where they were.
+    kept: Option<Kept>,
     pause: Duration,
     began: Instant,
 }
@@ -52,21 +54,12 @@ impl<'a, J: SourceJob> Proposed<'a, J> {
         // Memory that the kernel has to find and clear would be a part of the pause.
         let mut kept = Kept::with_room(self.proposal.offer.memory_bytes);
         let job = self.job;
-        job.entered(Phase::Freeze);
         let stopped = Instant::now();
-        let captured = job
-            .freeze()
-            .map_err(MoveError::here("freezing the job"))
-            .and_then(|()| {
-                failpoint::hit("checkpoint.frozen")
-                    .and_then(|()| job.capture())
-                    .map_err(MoveError::here("capturing the job"))
-            })
-            .and_then(|state| {
-                job.send_bulk(&mut kept)
-                    .map_err(MoveError::here("copying the memory"))?;
-                Ok(state)
-            });
+        let captured = stop(job).and_then(|state| {
+            job.send_bulk(&mut kept)
+                .map_err(MoveError::here("copying the memory"))?;
+            Ok(state)
+        });
         job.thaw();
         let pause = stopped.elapsed();
         job.entered(Phase::Final);
@@ -74,11 +67,44 @@ impl<'a, J: SourceJob> Proposed<'a, J> {
             state: captured?,
             job,
             proposal: self.proposal,
-            kept,
+            kept: Some(kept),
             pause,
             began,
         })
     }
+
+    /// Freezes the job, which is to end: it runs on only on an error, or when
+    /// [`SourceJob::thaw`] says so.
+    ///
+    /// # Errors
+    /// What cannot be captured.
+    pub fn take(self) -> Result<Copied<'a, J>, MoveError> {
+        let began = Instant::now();
+        let job = self.job;
+        let captured = stop(job);
+        if captured.is_err() {
+            job.thaw();
+        }
+        Ok(Copied {
+            state: captured?,
+            job,
+            proposal: self.proposal,
+            kept: None,
+            pause: Duration::ZERO,
+            began,
+        })
+    }
+}
+
+fn stop<J: SourceJob>(job: &mut J) -> Result<Vec<u8>, MoveError> {
+    job.entered(Phase::Freeze);
+    job.freeze()
+        .map_err(MoveError::here("freezing the job"))
+        .and_then(|()| {
+            failpoint::hit("checkpoint.frozen")
+                .and_then(|()| job.capture())
+                .map_err(MoveError::here("capturing the job"))
+        })
 }
 
 impl<J: SourceJob> Copied<'_, J> {
@@ -111,8 +137,14 @@ impl<J: SourceJob> Copied<'_, J> {
             .propose(&self.proposal)
             .and_then(|()| stream.send_image(self.state, image))
             .map_err(|error| here()(plain(error).into()))?;
-        for (target, bytes) in self.kept.runs {
-            BulkSink::bulk(&mut stream, target, &bytes).map_err(|error| here()(error.into()))?;
+        match self.kept {
+            Some(kept) => {
+                for (target, bytes) in kept.runs {
+                    BulkSink::bulk(&mut stream, target, &bytes)
+                        .map_err(|error| here()(error.into()))?;
+                }
+            }
+            None => self.job.send_bulk(&mut stream).map_err(here())?,
         }
         failpoint::hit("checkpoint.written").map_err(here())?;
         let contents = stream.bulk();

@@ -67,6 +67,12 @@ impl MoveError {
         move |source| Self::There { doing, source }
     }
 
+    /// The file does not get to its disk.
+    #[must_use]
+    pub fn of_disk(error: std::io::Error) -> Self {
+        Self::here("writing the checkpoint")(error.into())
+    }
+
     /// What was being done.
     pub(super) const fn doing(&self) -> &'static str {
         match self {

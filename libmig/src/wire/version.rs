@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 21. The end of a job says which epoch it had.
 //! 20. Namespaces that the job has made.
 //! 19. CPU levels of jobs.
 //! 18. Files that a job has made in temporary directories.
@@ -22,9 +23,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 20;
+pub const NEWEST: u16 = 21;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 20;
+pub const OLDEST: u16 = 21;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

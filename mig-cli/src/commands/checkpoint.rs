@@ -1,4 +1,4 @@
-//! `mig checkpoint`: a copy of a running job, in a file.
+//! `mig checkpoint`: a job, in a file.
 //!
 //! The file is opened here, with the rights of the caller, and the daemon gets
 //! a descriptor. It has no name until it is complete and on its disk: whatever
@@ -7,14 +7,18 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io,
-    os::{fd::AsFd, fd::AsRawFd, unix::fs::OpenOptionsExt},
+    io::{self, Write},
+    os::{
+        fd::{AsFd, AsRawFd, BorrowedFd},
+        unix::{fs::OpenOptionsExt, net::UnixStream},
+    },
     path::{Path, PathBuf},
+    thread,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
-use libmig::api::{Reply, Request, Target};
+use libmig::api::{CheckpointReport, Client, Reply, Request, Target, local};
 use rustix::fs::{AtFlags, CWD, OFlags, linkat, rename};
 
 use super::{Daemon, unexpected};
@@ -26,11 +30,12 @@ use crate::{
 /// Nobody but its owner may see what was in memory.
 const MODE: u32 = 0o600;
 
-/// Write a copy of a running job into a file
+/// Write a job into a file, to go on with mig restore
 ///
-/// The job runs on; it pauses for as long as its memory is copied to memory.
-/// The file appears when it is complete and on its disk. `mig inspect` shows
-/// what is in it.
+/// The file appears when it is complete and on its disk; then the job ends, and its mig exec
+/// with code 124. With --leave-running the file is a copy: the job pauses for
+/// as long as its memory is copied to memory, and runs on. mig inspect shows
+/// what is in the file.
 #[derive(Debug, Args)]
 pub(crate) struct CheckpointArgs {
     /// The job, by ID or name, or a process of it
@@ -40,7 +45,7 @@ pub(crate) struct CheckpointArgs {
     #[arg(value_name = "FILE|DIR")]
     file: PathBuf,
     /// The job goes on after the copy
-    #[arg(long, required = true)]
+    #[arg(long)]
     leave_running: bool,
     /// Print JSON
     #[arg(long)]
@@ -59,35 +64,88 @@ pub(crate) fn run(args: &CheckpointArgs) -> Result<u8> {
         .custom_flags(flags(OFlags::TMPFILE))
         .open(folder)
         .with_context(|| format!("no file can be made in {}", folder.display()))?;
-    let request = Request::Checkpoint {
-        target: args.job.clone(),
+    let keep = |report: &CheckpointReport| {
+        let path = path(&args.file, report);
+        publish(&file, folder, &path, &report.uuid)
+            .with_context(|| format!("the checkpoint cannot be kept as {}", path.display()))
     };
-    let report = match daemon.ask_with_fds(&request, &[file.as_fd()], |_| {})? {
-        Reply::Saved(report) => report,
-        other => return unexpected(&other),
-    };
-    let path = if args.file.is_dir() {
-        args.file
-            .join(format!("{}.{}.mig", report.job, report.uuid))
+    let report = if args.leave_running {
+        let report = ask(args, &mut daemon, &[file.as_fd()])?;
+        keep(&report)?;
+        report
     } else {
-        args.file.clone()
+        end(args, &mut daemon, &file, keep)?
     };
-    publish(&file, folder, &path, &report.uuid)
-        .with_context(|| format!("the checkpoint cannot be kept as {}", path.display()))?;
+    let path = path(&args.file, &report);
     if args.json {
         ui::json(&report)?;
     } else {
+        let how = if args.leave_running {
+            format!("paused {}", human::micros(report.pause_us))
+        } else {
+            "ended".to_owned()
+        };
         ui::line(&format!(
-            "{}: {}, paused {}, took {}, {} of memory in {}",
+            "{}: {}, {how}, took {}, {} of memory in {}",
             report.job,
             path.display(),
-            human::micros(report.pause_us),
             human::micros(report.total_us),
             human::bytes(report.memory_bytes),
             human::bytes(report.bytes_written)
         ))?;
     }
     Ok(exit::OK)
+}
+
+fn ask(
+    args: &CheckpointArgs,
+    daemon: &mut Client,
+    fds: &[BorrowedFd<'_>],
+) -> Result<CheckpointReport> {
+    let request = Request::Checkpoint {
+        target: args.job.clone(),
+        end: !args.leave_running,
+    };
+    match daemon.ask_with_fds(&request, fds, |_| {})? {
+        Reply::Saved(report) => Ok(report),
+        other => unexpected(&other),
+    }
+}
+
+/// The job ends when the daemon hears that the file is kept; if that fails, it runs on.
+fn end(
+    args: &CheckpointArgs,
+    daemon: &mut Client,
+    file: &File,
+    keep: impl Fn(&CheckpointReport) -> Result<()> + Sync,
+) -> Result<CheckpointReport> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    let keeper = || -> Result<()> {
+        // A daemon that has nothing to tell closes its end.
+        let Ok(report) = local::receive(&mut ours, local::REPLY_MAX) else {
+            return Ok(());
+        };
+        keep(&report)?;
+        Ok(ours.write_all(&[1])?)
+    };
+    thread::scope(|scope| {
+        let keeper = scope.spawn(keeper);
+        let answer = ask(args, daemon, &[file.as_fd(), theirs.as_fd()]);
+        drop(theirs);
+        match keeper.join() {
+            Ok(kept) => kept.and(answer),
+            Err(_) => bail!("the checkpoint could not be kept"),
+        }
+    })
+}
+
+/// The name of the file.
+fn path(file: &Path, report: &CheckpointReport) -> PathBuf {
+    if file.is_dir() {
+        file.join(format!("{}.{}.mig", report.job, report.uuid))
+    } else {
+        file.to_owned()
+    }
 }
 
 /// Where the file will be.

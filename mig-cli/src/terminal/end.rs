@@ -11,18 +11,17 @@ use nix::sys::{
 use super::Ending;
 use crate::exit;
 
-/// What a wait status word says.
-pub(crate) fn status_of(word: i32) -> ExitStatus {
-    match word & 0x7f {
-        0 => ExitStatus::Code(word >> 8 & 0xff),
-        signal => ExitStatus::Signal(signal),
-    }
-}
-
 /// Says what there is to say of the end of a session with `job`; returns the exit code.
 pub(crate) fn report(ending: &Ending, job: &impl Display) -> u8 {
     match ending {
-        Ending::Exited(status) => as_program(*status),
+        Ending::Exited(word) => {
+            if ExitStatus::of_word(*word) == ExitStatus::Checkpointed {
+                eprintln!(
+                    "mig: job {job} has ended in a checkpoint: `mig restore` goes on with it"
+                );
+            }
+            as_program(*word)
+        }
         Ending::Failed { code, message } => {
             eprintln!("mig: {message}");
             u8::try_from(*code).unwrap_or(exit::NOT_EXECUTABLE)
@@ -38,7 +37,7 @@ pub(crate) fn report(ending: &Ending, job: &impl Display) -> u8 {
 /// killed the program (without a core of its own); the code is for signals
 /// that do not: the kernel would say 128 + signal, too.
 pub(crate) fn as_program(word: i32) -> u8 {
-    let status = status_of(word);
+    let status = ExitStatus::of_word(word);
     if let ExitStatus::Signal(number) = status
         && let Ok(signal) = Signal::try_from(number)
     {
@@ -56,10 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn status_words_are_those_of_waitpid() {
-        assert_eq!(status_of(42 << 8), ExitStatus::Code(42));
-        assert_eq!(status_of(9), ExitStatus::Signal(9));
-        assert_eq!(status_of(11 | 0x80), ExitStatus::Signal(11));
+    fn a_code_is_that_of_the_program() {
         assert_eq!(as_program(7 << 8), 7);
     }
 }

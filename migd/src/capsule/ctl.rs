@@ -58,6 +58,8 @@ pub(crate) enum Request {
     /// The job comes from a checkpoint: be its deputy until it arrives. Comes with descriptors
     /// 0, 1 and 2 for it, and with a pidfd of its `mig restore` if that is going to connect.
     Stand { has_terminal: bool },
+    /// The job is in a file, and its copy here is about to be killed: that is its end.
+    Checkpointed,
 }
 
 /// What the init of a job is told that has begun outside of any capsule.

@@ -299,6 +299,14 @@ impl Handle {
         self.order(&Request::DepartCommit { epoch }, vec![])
     }
 
+    /// The job is in a file. To be said before the frozen copy is killed. Repeatable.
+    ///
+    /// # Errors
+    /// When the init is gone.
+    pub fn checkpointed(&mut self) -> Result<()> {
+        self.order(&Request::Checkpointed, vec![])
+    }
+
     /// Takes over what [`Handle::depart_prepare`] told elsewhere. To be said before stdio and console are asked for.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 
 use libmig::api::{Code, Failure, Reply, Target};
 use rustix::fs::{FileType, OFlags};
@@ -17,10 +18,19 @@ use crate::moves;
 pub(super) async fn handle(
     daemon: &Daemon,
     caller: Caller,
-    asked: &Target,
-    fds: Vec<OwnedFd>,
+    (asked, end): (&Target, bool),
+    mut fds: Vec<OwnedFd>,
     events: &Events,
 ) -> Result<Reply, Failure> {
+    let asker = if end && fds.len() > 1 {
+        fds.pop().map(UnixStream::from)
+    } else {
+        None
+    };
+    if end && asker.is_none() {
+        let said = "who keeps the file must say so before the job ends";
+        return Err(Failure::new(Code::Usage, said));
+    }
     let file = writable(fds)?;
     let job = target::resolve(daemon, caller, asked).await?;
     if let Route::Node(node) = target::route(daemon, caller, &job).await? {
@@ -34,7 +44,7 @@ pub(super) async fn handle(
     let (done, result) = oneshot::channel();
     let (mover, events, name) = (daemon.clone(), events.clone(), format!("disk {job}"));
     let run = move || {
-        let saved = moves::disk::save(&mover, caller, &job, &file, &events);
+        let saved = moves::disk::save(&mover, caller, &job, &file, asker, &events);
         drop(done.send(saved));
     };
     daemon.spawn_mover(&name, run).map_err(|error| {

@@ -91,8 +91,8 @@ async fn work(
                 })?;
                 exec::handle(daemon, asker, request, fds, &events_in).await
             }
-            Request::Checkpoint { target } => {
-                checkpoint::handle(daemon, caller, &target, fds, &events_in).await
+            Request::Checkpoint { target, end } => {
+                checkpoint::handle(daemon, caller, (&target, end), fds, &events_in).await
             }
             Request::Restore(request) => {
                 let asker = asker.map_err(|error| {

@@ -168,11 +168,16 @@ impl Jobs {
             .map_err(|_| Failure::new(Code::Failed, "the daemon is stopping"))
     }
 
-    /// A job ended here, or home hears that it ended elsewhere.
+    /// A job ended here, or its deputy knows that it ended.
     pub(crate) async fn exited(&self, exit: ExitRecord) -> Ruled<()> {
         let result = self.call(move |r| r.exited(&exit)).await;
         self.to_report.notify_one();
         result
+    }
+
+    /// Home hears that a job ended elsewhere, which had that epoch there.
+    pub(crate) async fn exited_elsewhere(&self, exit: ExitRecord, epoch: u64) -> Ruled<()> {
+        self.call(move |r| r.exited_elsewhere(&exit, epoch)).await
     }
 
     /// Home hears where its job lives.

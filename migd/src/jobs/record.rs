@@ -107,7 +107,7 @@ pub(crate) struct Committed {
     pub(crate) job: JobId,
     /// The new owner's epoch.
     pub(crate) epoch: u64,
-    /// The new owner.
+    /// The new owner; this node itself when the job is in a file.
     pub(crate) destination: NodeName,
 }
 
@@ -165,8 +165,15 @@ pub(crate) enum Report {
         /// That epoch.
         epoch: u64,
     },
-    /// The job ended here.
+    /// The job ended here; what an older daemon has left to be told.
     Exited(ExitRecord),
+    /// The job ended here, with this epoch: it may live again, from a checkpoint.
+    Ended {
+        /// How.
+        exit: ExitRecord,
+        /// That epoch.
+        epoch: u64,
+    },
 }
 
 /// One change on disk; a list of them is one transaction.

@@ -554,13 +554,23 @@ impl Registry {
     /// A job ended: here, or elsewhere and home hears of it.
     pub(super) fn exited(&mut self, exit: &ExitRecord) -> Ruled<()> {
         let job = &exit.job;
-        let owner = self.records.get(job).map(|record| record.uid);
+        let (owner, epoch) = match self.records.get(job) {
+            Some(record) => (Some(record.uid), record.epoch),
+            None => (None, u64::MAX),
+        };
         let exit = &ExitRecord {
             uid: owner.unwrap_or(exit.uid),
             ..exit.clone()
         };
         let mut changes = vec![Change::NoRecord(job.clone()), Change::Exit(exit.clone())];
-        let report = (job.home != self.node).then(|| Report::Exited(exit.clone()));
+        let into_file = self.ends_in_file(job);
+        if into_file {
+            changes.push(Change::NoCommitted(job.clone()));
+        }
+        let report = (job.home != self.node).then(|| Report::Ended {
+            exit: exit.clone(),
+            epoch,
+        });
         changes.extend(
             report
                 .clone()
@@ -571,6 +581,9 @@ impl Registry {
         self.durable(&changes)?;
         self.records.remove(job);
         self.leaving.remove(job);
+        if into_file {
+            self.committed.remove(job);
+        }
         self.exits.insert(job.clone(), exit.clone());
         for old in dropped {
             self.exits.remove(&old);
@@ -582,6 +595,22 @@ impl Registry {
             drop(waiter.send(exit.clone())); // a waiter may have given up
         }
         Ok(())
+    }
+
+    /// Home hears that a job ended elsewhere. One that has come from a checkpoint since then
+    /// has a higher epoch, and lives.
+    pub(super) fn exited_elsewhere(&mut self, exit: &ExitRecord, epoch: u64) -> Ruled<()> {
+        match self.records.get(&exit.job) {
+            Some(record) if record.epoch <= epoch => self.exited(exit),
+            None if !self.exits.contains_key(&exit.job) => self.exited(exit),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the job has been given up to a file: this node is its own destination then.
+    fn ends_in_file(&self, job: &JobId) -> bool {
+        let entry = self.committed.get(job);
+        entry.is_some_and(|entry| entry.destination == self.node)
     }
 
     /// The epoch of a guest that has ended on this node.

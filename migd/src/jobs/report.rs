@@ -33,7 +33,14 @@ async fn tell(daemon: &Daemon, job: JobId, report: Report) {
             job: job.clone(),
             epoch: *epoch,
         },
-        Report::Exited(exit) => Question::Exited(exit.clone()),
+        Report::Exited(exit) => Question::Exited {
+            exit: exit.clone(),
+            epoch: u64::MAX,
+        },
+        Report::Ended { exit, epoch } => Question::Exited {
+            exit: exit.clone(),
+            epoch: *epoch,
+        },
     };
     match daemon
         .peers

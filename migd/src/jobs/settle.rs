@@ -3,6 +3,7 @@
 //! | journal | question | answer and what follows |
 //! |---|---|---|
 //! | source `Committed` | "I committed it to you" to the destination | Live: reap · Absent: resume · else ask again |
+//! | source `Committed`, to a file | none | end it |
 //! | destination `Built` | "did you commit?" to the source | Committed: release · Aborted: discard · else ask again |
 //! | destination `Live`, with locks to wait for | none | take them, release |
 //! | destination `Reserved` | none | discard |
@@ -29,7 +30,11 @@ const AGAIN: Duration = Duration::from_millis(500);
 /// At start, before any socket is served: takes up what the last daemon left.
 pub(crate) async fn reconcile(daemon: &Daemon) {
     for entry in daemon.jobs.committed().await {
-        committed(daemon, entry);
+        if &entry.destination == daemon.node() {
+            end(daemon, entry).await;
+        } else {
+            committed(daemon, entry);
+        }
     }
     for arrival in daemon.jobs.arrivals().await {
         match arrival.stage {
@@ -200,6 +205,16 @@ async fn reap(daemon: &Daemon, entry: Committed) {
         Ok(())
     });
     report(&job, "reap", done.await);
+}
+
+/// The job is in a file: its copy here ends.
+async fn end(daemon: &Daemon, entry: Committed) {
+    let job = entry.job.clone();
+    report(
+        &job,
+        "end",
+        blocking(daemon, move |d| moves::end(d, &entry.job)).await,
+    );
 }
 
 async fn take_back(daemon: &Daemon, entry: Committed) {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use anyhow::Context;
 use libmig::api::{ExitStatus, JobId};
 use migd::capsule::{Event, Handle, Place, Subscription};
-use nix::libc;
 use tracing::{debug, info, warn};
 
 use super::registry::ended_now;
@@ -140,14 +139,14 @@ fn wait(daemon: &Daemon, job: &JobId, handle: &mut Handle) -> anyhow::Result<End
         carrier::host(daemon, job);
     }
     if let Some(word) = report.info.status {
-        return Ok(Ended::Job(status_of(word)));
+        return Ok(Ended::Job(ExitStatus::of_word(word)));
     }
     loop {
         match events
             .next_event()
             .context("the capsule's init speaks nonsense")?
         {
-            Some(Event::Exited(word)) => return Ok(Ended::Job(status_of(word))),
+            Some(Event::Exited(word)) => return Ok(Ended::Job(ExitStatus::of_word(word))),
             Some(event) => debug!(%job, ?event, "capsule"),
             None => return Ok(Ended::Init),
         }
@@ -168,7 +167,7 @@ fn lost_here(daemon: &Daemon, job: &JobId) -> Option<ExitStatus> {
 /// What the init wrote before it ended.
 fn left_behind(folder: &Path) -> Option<ExitStatus> {
     let text = std::fs::read_to_string(folder.join("status")).ok()?;
-    Some(status_of(text.trim().parse().ok()?))
+    Some(ExitStatus::of_word(text.trim().parse().ok()?))
 }
 
 /// Removes what a capsule leaves, once its init is gone.
@@ -187,14 +186,5 @@ fn clean(folder: &Path, mine: u64) -> anyhow::Result<()> {
             // EBUSY: its last process is on its way out.
             Err(_) => std::thread::sleep(Duration::from_millis(20)),
         }
-    }
-}
-
-/// From a wait status word (wait(2)).
-fn status_of(word: i32) -> ExitStatus {
-    if libc::WIFSIGNALED(word) {
-        ExitStatus::Signal(libc::WTERMSIG(word))
-    } else {
-        ExitStatus::Code(libc::WEXITSTATUS(word))
     }
 }

@@ -1,18 +1,20 @@
 //! A copy of a running job, written to a descriptor of whoever asked: never
 //! to a path, which would be opened with the rights of the daemon.
 
+use std::error::Error;
 use std::fs::File;
-use std::io::BufWriter;
+use std::io::{self, BufWriter, Read};
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use libmig::api::{CheckpointReport, Code, Failure, JobId, Obstacle};
+use libmig::api::{CheckpointReport, Code, Failure, JobId, Obstacle, local};
 use libmig::checkpoint::Header;
 use libmig::image::{FileObject, JobImage, OpenFile, ProcessKind};
-use libmig::migration::{MoveError, Proposed};
+use libmig::migration::{MoveError, Proposed, SourceJob, failpoint};
 use libmig::sys::survivor;
 use libmig::transfer::Offer;
 use libmig::wire::version;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::local::Local;
 use super::outgoing::Outgoing;
@@ -23,30 +25,94 @@ use crate::jobs::registry::unix_now;
 /// PR_GET_DUMPABLE of a process that its user may look into.
 const DUMPABLE: i32 = 1;
 
+/// How long whoever keeps the file may take for that, and the job for its end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Place of the permitted set among the capabilities of an image.
 const PERMITTED: usize = 1;
 
-/// Writes a checkpoint of `job` into `file`; the job runs on.
+/// Writes a checkpoint of `job` into `file`. The job runs on unless `asker` is there, the
+/// socket on which whoever keeps the file says that it is kept: then it ends.
 ///
 /// # Errors
-/// Why there is none. What `file` holds then is of no use.
+/// Why there is none, or it runs on. What `file` holds then is of no use.
 pub(crate) fn save(
     daemon: &Daemon,
     caller: Caller,
     job: &JobId,
     file: &File,
+    asker: Option<UnixStream>,
     events: &Events,
 ) -> Result<CheckpointReport, Failure> {
     let (record, epoch) = daemon.jobs.leave(job, daemon.node())?;
+    let ends = asker.is_some();
     let saved = survivor::run(|| {
         Local::find(daemon, job)
             .and_then(|local| Outgoing::new(daemon, local, record, epoch, daemon.node(), events))
-            .and_then(|mut job| write(daemon, caller, &mut job, file))
+            .and_then(|mut outgoing| {
+                let report = write(daemon, caller, &mut outgoing, file, ends)?;
+                if let Some(asker) = asker {
+                    end(outgoing, epoch, asker, &report)?;
+                }
+                Ok(report)
+            })
     });
     daemon.jobs.aborted(job, epoch);
-    saved.unwrap_or_else(|error| {
+    let saved = saved.unwrap_or_else(|error| {
         let said = "there can be no process for the checkpoint";
         Err(Failure::from_error(Code::Host, said, &error))
+    });
+    if ends && saved.is_ok() {
+        // Told by its init, like any end; until that is on record it cannot be restored.
+        let (jobs, id) = (daemon.jobs.clone(), job.clone());
+        let ended = async move { tokio::time::timeout(PATIENCE, jobs.wait(id)).await };
+        daemon.runtime.block_on(ended).ok();
+    }
+    saved
+}
+
+/// The file is written, the job frozen: ends it, once the file is kept.
+fn end(
+    mut outgoing: Outgoing<'_>,
+    epoch: u64,
+    asker: UnixStream,
+    report: &CheckpointReport,
+) -> Result<(), Failure> {
+    let id = outgoing.id().clone();
+    let stays = |error: &(dyn Error + 'static)| {
+        let said = format!("job {id} has not ended, and runs on");
+        Failure::from_error(Code::Failed, said, error)
+    };
+    kept(asker, report).map_err(|error| stays(&error))?;
+    failpoint::hit("checkpoint.kept")
+        .and_then(|()| outgoing.hold())
+        .and_then(|()| failpoint::hit("checkpoint.held"))
+        .and_then(|()| outgoing.commit(epoch))
+        .map_err(|error| stays(error.error.as_ref()))?;
+    // From here on it is the file's, whatever happens.
+    let ended = failpoint::hit("checkpoint.committed")
+        .map_err(|error| Failure::from_error(Code::Failed, "it is not ended", error.error.as_ref()))
+        .and_then(|()| outgoing.end_in_file());
+    if let Err(failure) = ended {
+        warn!(job = %id, %failure, causes = ?failure.causes, "a job that is in a file has not ended yet");
+        return Err(Failure {
+            code: Code::Undecided,
+            message: format!("job {id} is in the file, but its copy here is not gone yet"),
+            ..failure
+        });
+    }
+    info!(job = %report.job, uuid = %report.uuid, "ended in a checkpoint");
+    Ok(())
+}
+
+/// Tells whoever asked that the file is complete and on its disk, and waits for its name to be.
+fn kept(mut asker: UnixStream, report: &CheckpointReport) -> io::Result<()> {
+    asker.set_read_timeout(Some(PATIENCE))?;
+    asker.set_write_timeout(Some(PATIENCE))?;
+    local::send(&mut asker, report, local::REPLY_MAX).map_err(io::Error::other)?;
+    asker.read_exact(&mut [0]).map_err(|error| {
+        let said = format!("nobody has said that the file is kept: {error}");
+        io::Error::new(error.kind(), said)
     })
 }
 
@@ -55,6 +121,7 @@ fn write(
     caller: Caller,
     job: &mut Outgoing<'_>,
     file: &File,
+    ends: bool,
 ) -> Result<CheckpointReport, Failure> {
     let id = job.id().clone();
     let failed = |error: MoveError| {
@@ -71,9 +138,16 @@ fn write(
         }
     };
     let proposed = Proposed::new(job).map_err(&failed)?;
-    let offer = proposal_fits(proposed.proposal().offer.memory_bytes)
-        .map(|()| proposed.proposal().offer.clone())?;
-    let copied = proposed.copy().map_err(&failed)?;
+    let offer = proposed.proposal().offer.clone();
+    if !ends {
+        proposal_fits(offer.memory_bytes)?;
+    }
+    let copied = if ends {
+        proposed.take()
+    } else {
+        proposed.copy()
+    };
+    let copied = copied.map_err(&failed)?;
     let secret = match caller.uid {
         0 => Vec::new(),
         uid => secrets(
@@ -92,6 +166,10 @@ fn write(
             daemon.tls.seals.seal(contents)
         })
         .map_err(&failed)?;
+    if ends {
+        file.sync_all()
+            .map_err(|error| failed(MoveError::of_disk(error)))?;
+    }
     info!(job = %id, uuid = %header.uuid, pause = ?saved.pause, total = ?saved.total, bytes = saved.written, "wrote a checkpoint");
     let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
     Ok(CheckpointReport {

@@ -239,6 +239,16 @@ impl Local {
         Ok(())
     }
 
+    /// Source: the job is in a file; destroys the frozen copy, and that is the job's end.
+    pub(super) fn end_in_file(mut self) -> Result<(), Failure> {
+        names::remove_left(&self);
+        // While its init holds still, for which this is no end yet.
+        self.end_processes()?;
+        self.capsule
+            .checkpointed()
+            .map_err(|error| broken(&self.job, &error))
+    }
+
     /// Home keeps the capsule: what was shared in it is at the destination now.
     fn clear(&self, root: Option<OwnedFd>, ipc: Option<File>) {
         let shm = root.map_or(Ok(()), libmig::restore::clear_shm);

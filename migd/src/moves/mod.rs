@@ -36,7 +36,7 @@ mod ties;
 
 use std::time::Duration;
 
-use libmig::api::{Code, Failure, JobId, MoveMode, MoveReport, NodeName};
+use libmig::api::{Code, ExitStatus, Failure, JobId, MoveMode, MoveReport, NodeName};
 use libmig::migration::{Arrival as Arrived, Departure, MoveError, Moved, Proposed, receive};
 use libmig::sys::survivor;
 use tracing::{info, warn};
@@ -44,6 +44,7 @@ use tracing::{info, warn};
 use crate::control::Events;
 use crate::daemon::Daemon;
 use crate::jobs::record::{Arrival, Committed};
+use crate::jobs::registry::ended_now;
 use crate::jobs::{settle, watch};
 use crate::peer::{BlockingTls, DialHello, Purpose, dial_move};
 use adopted::Adopted;
@@ -253,6 +254,16 @@ pub(crate) fn reap(daemon: &Daemon, committed: &Committed) -> Result<(), Failure
             Some(adopted) => adopted.leave_place(daemon),
             None => Ok(()),
         },
+    }
+}
+
+/// Source: the job is in a file, for good; ends its copy, whose end is told. Repeatable.
+pub(crate) fn end(daemon: &Daemon, job: &JobId) -> Result<(), Failure> {
+    match Local::find(daemon, job) {
+        Ok(local) => local.end_in_file(),
+        Err(_) => daemon
+            .jobs
+            .exited_blocking(&ended_now(job.clone(), ExitStatus::Checkpointed)),
     }
 }
 

@@ -73,6 +73,15 @@ impl<'a> Outgoing<'a> {
         &self.record.id
     }
 
+    /// It has been given up to a file: ends it.
+    pub(super) fn end_in_file(mut self) -> Result<(), Failure> {
+        // Duplicates of the job's descriptions.
+        self.captured = None;
+        self.unlinked = UnlinkedContents::default();
+        self.departing = false;
+        self.local.take().map_or(Ok(()), Local::end_in_file)
+    }
+
     fn local(&mut self) -> &mut Local {
         self.local
             .as_mut()

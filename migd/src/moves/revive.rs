@@ -19,7 +19,7 @@ use super::incoming::{FromFile, Incoming};
 use crate::control::Caller;
 use crate::daemon::Daemon;
 use crate::jobs::revival::Revival;
-use crate::jobs::watch;
+use crate::jobs::{settle, watch};
 
 const ROOT: u32 = 0;
 
@@ -117,8 +117,10 @@ pub(crate) fn run(
     };
     let done = build(daemon, &job, epoch, from, believed.reader);
     daemon.jobs.revived(&job);
+    if done.is_ok() || daemon.jobs.view_blocking(&job).is_some() {
+        watch::start(daemon, &job);
+    }
     let lost_locks = done?;
-    watch::start(daemon, &job);
     let total = began.elapsed();
     info!(%job, epoch, was = %revival.was, uuid = %header.uuid, ?total, "restored");
     let attach = watch::folder(daemon, &job).join("attach");
@@ -145,8 +147,11 @@ fn build(
         Restored::Live { lost_locks } => Ok(lost_locks),
         Restored::Discarded(error) => Err(failed(&error)),
         Restored::Stuck(error) => {
+            if let Some(arrival) = daemon.jobs.arrival_blocking(job) {
+                settle::built(daemon, arrival);
+            }
             let said = format!("job {job} has been restored, but does not run yet");
-            let hint = "it will when the daemon is started again";
+            let hint = "this is tried again; `mig ps` lists it";
             Err(Failure::from_error(Code::Undecided, said, &error).hint(hint))
         }
     }

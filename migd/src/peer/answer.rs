@@ -38,12 +38,12 @@ pub(super) async fn answer(
             daemon.jobs.located(job, epoch, peer.clone()).await?;
             Ok(Answer::Noted)
         }
-        Question::Exited(exit) => {
+        Question::Exited { exit, epoch } => {
             if &exit.job.home != daemon.node() {
                 let said = format!("node {} is not home of job {}", daemon.node(), exit.job);
                 return Err(Failure::new(Code::Protocol, said));
             }
-            daemon.jobs.exited(exit).await?;
+            daemon.jobs.exited_elsewhere(exit, epoch).await?;
             Ok(Answer::Noted)
         }
         Question::Reserve(asked) => Ok(Answer::Reserved(daemon.balance.reserve(daemon, &asked))),

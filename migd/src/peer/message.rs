@@ -59,7 +59,12 @@ pub(crate) enum Question {
         epoch: u64,
     },
     /// Your job ended here.
-    Exited(ExitRecord),
+    Exited {
+        /// How.
+        exit: ExitRecord,
+        /// The epoch that it had.
+        epoch: u64,
+    },
     /// May this job come, if my balancer sends it?
     Reserve(Reservation),
     /// You offered me this job: did you commit?

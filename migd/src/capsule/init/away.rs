@@ -7,7 +7,10 @@
 use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail, ensure};
-use libmig::{api::terminal::Window, image::Stdio};
+use libmig::{
+    api::{CHECKPOINTED, terminal::Window},
+    image::Stdio,
+};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
@@ -158,6 +161,18 @@ impl Init {
         }
         self.resume(pending.deferred);
         Ok(())
+    }
+
+    /// It departs into a file: that is told as its end, before its copy is killed. Repeatable.
+    pub(super) fn checkpointed(&mut self) {
+        if self.children.status().is_some() {
+            return;
+        }
+        // Whatever it was to be told has been for a program that never runs again here.
+        self.pending = None;
+        self.children.forget_main();
+        self.ending = None;
+        self.main_ended(CHECKPOINTED);
     }
 
     pub(super) fn depart_commit(&mut self, epoch: u64) -> Result<()> {

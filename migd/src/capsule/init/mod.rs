@@ -106,6 +106,8 @@ pub(crate) struct Init {
     departed: bool,
     /// The job comes from a checkpoint: what the two inits had said to each other then is history.
     anew: bool,
+    /// Whoever restores it may die before it connects: the job, which is nowhere else, lives on.
+    patient: bool,
 }
 
 /// What a descriptor in the poll set is.
@@ -164,6 +166,7 @@ impl Init {
             collected: false,
             departed: false,
             anew: false,
+            patient: false,
         };
         if let (Some(program), Some(start)) = (order.program, parts.start) {
             init.pipe_ids = [0, 1, 2].map(|i| pipes::pipe_id(&start.stdio[i]));

@@ -155,6 +155,10 @@ impl Init {
                 self.caller = None;
                 done
             }
+            Request::Checkpointed => {
+                self.checkpointed();
+                done
+            }
             Request::Stand { has_terminal } => self.stand(has_terminal, fds).map(|()| done)?,
         })
     }
@@ -234,6 +238,7 @@ impl Init {
         self.place = Place::Away;
         self.has_terminal = has_terminal;
         self.anew = true;
+        self.patient = true;
         Ok(())
     }
 

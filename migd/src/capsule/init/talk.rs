@@ -83,6 +83,7 @@ impl Init {
 
     fn welcome(&mut self, mut face: Face, role: Role, window: Option<Window>) {
         self.caller = None;
+        self.patient = false;
         // What was written while no one looked; a short program has ended before
         // its `mig exec` could connect.
         face.show(self.ring.contents());
@@ -209,10 +210,10 @@ impl Init {
         }
     }
 
-    /// `mig exec` was killed before it could connect.
+    /// `mig exec` or `mig restore` was killed before it could connect.
     pub(super) fn caller_died(&mut self) {
         self.caller = None;
-        if self.children.status().is_none() {
+        if self.children.status().is_none() && !self.patient {
             self.command(Control::Hangup);
         }
     }
