@@ -45,7 +45,7 @@ fn refused(lab: &Lab, node: &str, args: &[&str], wanted: &str) {
 #[test]
 fn a_job_is_restored_once_and_never_beside_itself() {
     let lab = Lab::up(2);
-    let job = start(&lab, "spin-pages");
+    let job = start(&lab, "spin");
     assert!(checkpoint(&lab, "it", FILE).status.success());
     refused(&lab, "n1", &[FILE], "job n1-1 lives, on node n1");
     job.move_to("n2").unwrap();
@@ -80,7 +80,7 @@ fn a_job_is_restored_once_and_never_beside_itself() {
 fn what_is_damaged_or_made_up_is_not_restored() {
     let lab = Lab::up(1);
     let node = lab.node("n1");
-    let job = start(&lab, "spin-pages");
+    let job = start(&lab, "spin");
     end(&lab, job, "it", FILE).unwrap();
     let spoil = |script: &str, wanted: &str| {
         drop(node.sh(&format!("cp {FILE} /tmp/x && {script}")));
@@ -98,7 +98,7 @@ fn what_is_damaged_or_made_up_is_not_restored() {
     spoil("echo hello > /tmp/x", "it is no checkpoint of mig");
     // Another cluster's nodes have other certificates.
     let other = Lab::up(1);
-    let stranger = start(&other, "spin-pages");
+    let stranger = start(&other, "spin");
     end(&other, stranger, "it", FILE).unwrap();
     let bytes = other.node("n1").run(&["cat", FILE]).stdout;
     other.down_and_check();
@@ -135,7 +135,7 @@ const RESTORING: [(&str, bool); 5] = [
 fn a_restore_that_dies_can_be_done_again() {
     let lab = Lab::up(1);
     let node = lab.node("n1");
-    let mut job = start(&lab, "spin-pages");
+    let mut job = start(&lab, "spin");
     for (point, lives) in RESTORING {
         for action in ["error", "kill"] {
             let what = format!("{action} at {point}");
@@ -190,7 +190,7 @@ const ENDING: [(&str, bool); 5] = [
 fn a_job_runs_on_or_is_in_its_file_whatever_dies() {
     let lab = Lab::up(1);
     let node = lab.node("n1");
-    let mut job = start(&lab, "spin-pages");
+    let mut job = start(&lab, "spin");
     for (point, ends) in ENDING {
         let what = format!("kill at {point}");
         let before = job.running.wait_tick_after(0).unwrap();
