@@ -33,7 +33,7 @@ pub(crate) fn end(lab: &Lab, job: Job<'_>, name: &str, file: &str) -> Result<()>
 }
 
 fn start<'a>(lab: &'a Lab, workload: &str) -> Job<'a> {
-    Job::start(lab, "n1", "it", &Workload::named(workload)).unwrap()
+    Job::start(lab, "n1", "it", &Workload::named(workload)).expect("the workload starts")
 }
 
 fn refused(lab: &Lab, node: &str, args: &[&str], wanted: &str) {
