@@ -109,7 +109,7 @@ fn a_captured_program_notices_nothing() {
         let at_most = before.elapsed();
         let captured = capture(&mut frozen);
         let mut pages = Pages::default();
-        frozen.send_memory(&captured, &mut pages).unwrap();
+        frozen.send_memory(&captured, None, &mut pages).unwrap();
         frozen.thaw();
         victim.assert_unharmed();
 
@@ -336,7 +336,7 @@ fn capture_state() -> (Victim, Tree) {
     let mut frozen = freeze(victim.init()).unwrap();
     let captured = capture(&mut frozen);
     let mut pages = Pages::default();
-    frozen.send_memory(&captured, &mut pages).unwrap();
+    frozen.send_memory(&captured, None, &mut pages).unwrap();
     frozen.thaw();
     (
         victim,

@@ -59,7 +59,7 @@ fn moved(command: &str, folder: &Path) -> String {
     });
     let captured = captured.unwrap();
     let mut contents = Contents::default();
-    frozen.send_memory(&captured, &mut contents).unwrap();
+    frozen.send_memory(&captured, None, &mut contents).unwrap();
     let before: Vec<Vec<String>> = frozen.processes().map(outline).collect();
     let result = folder.join("result");
     assert!(!result.exists(), "the program ended too early");
@@ -255,7 +255,7 @@ fn move_to_new_capsule(init: HostPid) -> Capsule {
     });
     let captured = captured.unwrap();
     let mut contents = Contents::default();
-    frozen.send_memory(&captured, &mut contents).unwrap();
+    frozen.send_memory(&captured, None, &mut contents).unwrap();
     let capsule = Capsule::new();
     let mut building = prepare(&capsule.reference())
         .unwrap()

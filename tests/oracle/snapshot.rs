@@ -86,7 +86,7 @@ pub(super) fn take(frozen: &mut Frozen, stdio: &CapsuleStdio) -> Result<Snapshot
         Ok::<_, FilesError>(tables)
     })?;
     let mut sink = Collected(Pages::new());
-    frozen.send_memory(&captured, &mut sink)?;
+    frozen.send_memory(&captured, None, &mut sink)?;
     unlinked.send(&mut sink).map_err(CaptureError::Bulk)?;
     Ok(Snapshot {
         image: captured.image,

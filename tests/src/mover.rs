@@ -42,11 +42,13 @@ impl<'a> Mover<'a> {
         crate::lab::eventually(&what, || self.node().is_ok());
     }
 
-    /// `mig move` to `node`, whatever comes of it.
+    /// `mig move` to `node`, whatever comes of it. Small jobs are sent when they stand still;
+    /// so that both ways are gone, to n2 every job is sent ahead.
     #[must_use]
     pub fn try_move(&self, node: &str) -> Output {
         let home = self.lab.node(&self.home);
-        home.mig(&["move", "--json", &self.name, node])
+        let mode = if node == "n2" { "precopy" } else { "auto" };
+        home.mig(&["move", "--json", "--mode", mode, &self.name, node])
     }
 
     /// Moves it, and checks what the report says.

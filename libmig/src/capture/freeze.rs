@@ -1,6 +1,7 @@
 //! A tree that stands still, and how it goes on.
 
 use std::{
+    collections::BTreeSet,
     mem, thread,
     time::{Duration, Instant},
 };
@@ -35,6 +36,8 @@ pub struct Frozen {
     /// Parents before children.
     pub(super) processes: Vec<FrozenProcess>,
     pub(super) clock: JobClock,
+    /// Whose writes we note: their mappings show that.
+    pub(super) followed: BTreeSet<HostPid>,
 }
 
 /// A process of the tree.
@@ -92,6 +95,7 @@ pub fn freeze(scope: impl Into<Scope>) -> Result<Frozen, CaptureError> {
             keeper: scope.keeper(),
             processes,
             clock: watch.clock,
+            followed: BTreeSet::new(),
         }),
         Err(error) => {
             gathering.abandon();

@@ -144,6 +144,7 @@ impl Frozen {
             node_cpus: thread::node_cpus(),
             now_ns,
             asked: Vec::new(),
+            followed: self.followed.clone(),
             tids,
             nested,
         };

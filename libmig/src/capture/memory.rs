@@ -28,14 +28,21 @@ use crate::{
     sys::{HostPid, pagemap},
 };
 
-/// The image of an address space.
+/// The image of an address space. `followed`: its writes are noted by us.
 pub(super) fn capture(
     (pid, host): (Pid, HostPid),
     layout: Layout,
     space: &SpaceAnswers,
     (shared, root, shm): (&mut SharedRegistry, &OwnedFd, Option<u64>),
+    followed: bool,
 ) -> Result<MemoryImage, CaptureError> {
-    let areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
+    let mut areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
+    if followed {
+        // It is we who note its writes: a program that does so itself is not followed.
+        areas
+            .iter_mut()
+            .for_each(|area| area.flags.retain(|flag| flag != b"uw"));
+    }
     let mut reader = Reader {
         pid,
         host,

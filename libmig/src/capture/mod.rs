@@ -2,6 +2,7 @@
 
 mod assemble;
 mod clock;
+mod draft;
 mod error;
 pub mod files;
 mod find;
@@ -30,16 +31,18 @@ mod succeed;
 mod system_v;
 mod thread;
 mod timed;
+mod track;
 
 pub use error::CaptureError;
 pub use freeze::{Frozen, freeze};
 pub use job::{Captured, LiveSource, Tables};
 pub use shared::{SharedError, SharedRegistry};
 pub use succeed::succeed;
+pub use track::Tracker;
 
-use std::io;
+use std::{io, ops::Range};
 
-use crate::image::BulkTarget;
+use crate::image::{BulkTarget, Pid};
 
 /// Takes the bytes that travel beside the image, in order.
 pub trait BulkSink {
@@ -49,4 +52,12 @@ pub trait BulkSink {
     /// # Errors
     /// What the carrier says; the capture then stops and the tree is thawed.
     fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> io::Result<()>;
+
+    /// The pages of this range, sent earlier, hold nothing of the process' own any more.
+    ///
+    /// # Errors
+    /// As [`BulkSink::bulk`].
+    fn absent(&mut self, _pid: Pid, _range: Range<u64>) -> io::Result<()> {
+        Err(io::Error::other("nothing has been sent before"))
+    }
 }

@@ -1,22 +1,35 @@
 //! The contents of memory, sent beside the image: what is private, by process
 //! and address; what is shared, by object. Pages that hold nothing are not sent.
 
-use std::{fs::File, io, os::unix::fs::FileExt};
+use std::{fs::File, io, ops::Range, os::unix::fs::FileExt};
 
+use rangemap::RangeSet;
 use rustix::fs::{SeekFrom, seek};
 
-use super::{BulkSink, CaptureError, Captured, Frozen, memory::unreadable};
+use super::{
+    BulkSink, CaptureError, Captured, Frozen, Tracker, memory::unreadable, track::Followed,
+};
 use crate::{
     image::{Backing, BulkTarget, Mapping, Pid, ProcessKind, SharedId, SharedMemory},
-    sys::{HostPid, pagemap, process_vm},
+    sys::{
+        HostPid,
+        pagemap::{self, Region},
+        process_vm,
+    },
 };
 
 /// Bytes per run: process_vm_readv is at its best from here on.
 const RUN: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 
+/// Categories of pages that hold anything.
+pub(super) const ANY: u64 = pagemap::PRESENT | pagemap::SWAPPED;
+/// What [`is_own`] must know.
+pub(super) const RETURNED: u64 = ANY | pagemap::PFNZERO | pagemap::FILE;
+
 impl Frozen {
-    /// Sends the contents of all private memory and of all shared objects.
+    /// Sends the contents of all private memory and of all shared objects, but for what
+    /// the destination has by the rounds of `tracker`.
     ///
     /// # Errors
     /// What cannot be read, or [`CaptureError::Bulk`] from the carrier. The
@@ -24,15 +37,18 @@ impl Frozen {
     pub fn send_memory(
         &mut self,
         captured: &Captured,
+        mut tracker: Option<&mut Tracker>,
         sink: &mut dyn BulkSink,
     ) -> Result<(), CaptureError> {
-        let mut buffer = vec![0; usize::try_from(RUN).expect("1 MiB")];
+        let mut buffer = buffer();
         for (frozen, process) in self.processes.iter().zip(&captured.image.processes) {
             if let ProcessKind::Live(live) = &process.kind {
-                send_private(
-                    frozen.host,
+                let followed = tracker.as_mut().and_then(|tracker| tracker.of(frozen.host));
+                let source = Source::open(frozen.host)?;
+                source.send_private(
                     process.pid,
                     &live.memory.mappings,
+                    followed,
                     sink,
                     &mut buffer,
                 )?;
@@ -50,55 +66,139 @@ impl Frozen {
     }
 }
 
-fn send_private(
-    host: HostPid,
-    pid: Pid,
-    mappings: &[Mapping],
-    sink: &mut dyn BulkSink,
-    buffer: &mut [u8],
-) -> Result<(), CaptureError> {
-    let pages = pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?;
-    let memory = process_vm::open_mem(host).map_err(CaptureError::proc(host, "memory"))?;
-    let mut runs = Vec::new();
-    for mapping in mappings {
-        own_pages(&pages, mapping, &mut runs).map_err(CaptureError::proc(host, "pagemap"))?;
-    }
-    for (start, end) in runs {
-        let mut address = start;
-        while address < end {
-            let len = (end - address).min(RUN);
-            let run = &mut buffer[..usize::try_from(len).expect("at most 1 MiB")];
-            read(host, &memory, address, run).map_err(CaptureError::proc(host, "memory"))?;
-            sink.bulk(BulkTarget::Memory { pid, address }, run)
-                .map_err(CaptureError::Bulk)?;
-            address += len;
-        }
-    }
-    Ok(())
+/// Room for a piece.
+pub(super) fn buffer() -> Vec<u8> {
+    vec![0; usize::try_from(RUN).expect("1 MiB")]
 }
 
-/// Adds the pages that belong to this process alone: anonymous ones, and those
-/// of a private view that have been written to. Runs go on from one mapping to the next.
-fn own_pages(pages: &File, mapping: &Mapping, runs: &mut Vec<(u64, u64)>) -> io::Result<()> {
-    let view_of_file = match mapping.backing {
-        Backing::Anonymous => false,
-        Backing::FilePrivate(_) | Backing::Shared { private: true, .. } => true,
-        _ => return Ok(()),
-    };
-    if mapping.flags.droppable {
-        return Ok(());
+/// A run in pieces that fit into [`buffer`].
+pub(super) fn pieces(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+    let starts = (run.start..run.end).step_by(usize::try_from(RUN).expect("1 MiB"));
+    starts.map(move |start| start..(start + RUN).min(run.end))
+}
+
+/// A process whose memory is read.
+#[derive(Debug)]
+pub(super) struct Source {
+    pub(super) host: HostPid,
+    pub(super) pagemap: File,
+    memory: File,
+}
+
+impl Source {
+    pub(super) fn open(host: HostPid) -> Result<Self, CaptureError> {
+        Ok(Self {
+            host,
+            pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
+            memory: process_vm::open_mem(host).map_err(CaptureError::proc(host, "memory"))?,
+        })
     }
-    let any = pagemap::PRESENT | pagemap::SWAPPED;
-    let returned = any | pagemap::PFNZERO | pagemap::FILE;
-    for region in pagemap::scan(pages, mapping.start, mapping.end, any, returned)? {
-        let empty = region.categories & pagemap::PFNZERO != 0;
-        let from_file = view_of_file && region.categories & pagemap::FILE != 0;
-        if empty || from_file {
-            continue;
+
+    fn send_private(
+        &self,
+        pid: Pid,
+        mappings: &[Mapping],
+        mut followed: Option<&mut Followed>,
+        sink: &mut dyn BulkSink,
+        buffer: &mut [u8],
+    ) -> Result<(), CaptureError> {
+        let failed = || CaptureError::proc(self.host, "pagemap");
+        let mut runs = Vec::new();
+        for mapping in mappings {
+            let Some(of_file) = view(mapping) else {
+                continue;
+            };
+            let mut right = Vec::new();
+            if let Some(followed) = &mut followed {
+                right = followed.still_right(mapping).map_err(failed())?;
+            }
+            let first = runs.len().saturating_sub(1);
+            for (start, end) in gaps(mapping, &right) {
+                self.own_pages(mapping, (start, end), of_file, &mut runs)
+                    .map_err(failed())?;
+            }
+            if let Some(followed) = &followed {
+                let sent = runs[first..].iter().map(|(start, end)| *start..*end);
+                let kept: RangeSet<u64> = right.into_iter().chain(sent).collect();
+                for outdated in followed.outdated(mapping, &kept) {
+                    sink.absent(pid, outdated).map_err(CaptureError::Bulk)?;
+                }
+            }
         }
-        subtract(region.start, region.end, &mapping.guards, runs);
+        for (start, end) in runs {
+            for piece in pieces(start..end) {
+                self.send(pid, piece, sink, buffer)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// One piece, of at most the buffer's length.
+    pub(super) fn send(
+        &self,
+        pid: Pid,
+        piece: Range<u64>,
+        sink: &mut dyn BulkSink,
+        buffer: &mut [u8],
+    ) -> Result<(), CaptureError> {
+        let run = &mut buffer[..usize::try_from(piece.end - piece.start).expect("at most 1 MiB")];
+        self.read(piece.start, run)
+            .map_err(CaptureError::proc(self.host, "memory"))?;
+        let address = piece.start;
+        sink.bulk(BulkTarget::Memory { pid, address }, run)
+            .map_err(CaptureError::Bulk)
+    }
+
+    /// process_vm_readv is twice as fast, but honours PROT_NONE.
+    fn read(&self, address: u64, run: &mut [u8]) -> io::Result<()> {
+        match process_vm::read_exact(self.host, address, run) {
+            Err(error) if unreadable(&error) => self.memory.read_exact_at(run, address),
+            other => other,
+        }
+    }
+
+    /// Adds the pages of `start..end` that belong to this process alone. Runs go on from
+    /// one mapping to the next.
+    fn own_pages(
+        &self,
+        mapping: &Mapping,
+        (start, end): (u64, u64),
+        of_file: bool,
+        runs: &mut Vec<(u64, u64)>,
+    ) -> io::Result<()> {
+        for region in pagemap::scan(&self.pagemap, start, end, ANY, RETURNED)? {
+            if is_own(&region, of_file) {
+                subtract(region.start, region.end, &mapping.guards, runs);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether a mapping has pages that belong to its process alone, and whether it is a view of a file:
+/// there, only those that have been written to do.
+pub(super) fn view(mapping: &Mapping) -> Option<bool> {
+    match mapping.backing {
+        _ if mapping.flags.droppable => None,
+        Backing::Anonymous => Some(false),
+        Backing::FilePrivate(_) | Backing::Shared { private: true, .. } => Some(true),
+        _ => None,
+    }
+}
+
+/// Whether these pages belong to the process alone and hold something.
+pub(super) fn is_own(region: &Region, of_file: bool) -> bool {
+    let empty = region.categories & pagemap::PFNZERO != 0;
+    let from_file = of_file && region.categories & pagemap::FILE != 0;
+    !empty && !from_file
+}
+
+/// What of a mapping is in none of `ranges`, which rise.
+fn gaps(mapping: &Mapping, ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
+    let ranges: Vec<(u64, u64)> = ranges.iter().map(|one| (one.start, one.end)).collect();
+    let mut gaps = Vec::new();
+    subtract(mapping.start, mapping.end, &ranges, &mut gaps);
+    gaps
 }
 
 /// Adds `start..end` without the guard regions, which show as swapped pages
@@ -120,14 +220,6 @@ fn subtract(start: u64, end: u64, guards: &[(u64, u64)], runs: &mut Vec<(u64, u6
     }
     if from < end {
         add(from, end);
-    }
-}
-
-/// process_vm_readv is twice as fast, but honours PROT_NONE.
-fn read(host: HostPid, memory: &File, address: u64, run: &mut [u8]) -> io::Result<()> {
-    match process_vm::read_exact(host, address, run) {
-        Err(error) if unreadable(&error) => memory.read_exact_at(run, address),
-        other => other,
     }
 }
 

@@ -1,7 +1,7 @@
 //! A stopped process -> [`Process`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     os::{
         fd::OwnedFd,
@@ -48,6 +48,8 @@ pub(super) struct Context<'a> {
     pub(super) now_ns: u64,
     /// When each live process was asked about its timers.
     pub(super) asked: Vec<Instant>,
+    /// Whose writes are noted by us.
+    pub(super) followed: BTreeSet<HostPid>,
     /// Every thread of the tree, to translate the targets of timers.
     pub(super) tids: BTreeMap<HostPid, Pid>,
     /// Who is in which namespace.
@@ -117,6 +119,7 @@ fn live(
         layout,
         &answers.space,
         (context.shared, &context.root, context.shm),
+        context.followed.contains(&host),
     )?;
     let calls = interrupted_calls(frozen, context)?;
     let mut filters = Vec::new();

@@ -4,6 +4,7 @@
 //! Only append to enums, and never add a field to a struct that has been
 //! published: postcard is not self-describing (see docs/wire.md).
 
+mod draft;
 mod files;
 mod inet;
 mod locks;
@@ -15,6 +16,7 @@ mod shm;
 mod sockets;
 mod system_v;
 
+pub use draft::*;
 pub use files::*;
 pub use inet::*;
 pub use locks::*;

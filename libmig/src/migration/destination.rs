@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{DestinationJob, failpoint, job::MoveError};
 use crate::{
-    image::JobImage,
+    image::{Draft, JobImage},
     transfer::{Connection, Incoming, Link, Message, TransferError},
 };
 
@@ -138,9 +138,8 @@ struct Reserved<'a, J, S> {
 }
 
 impl<'a, J: DestinationJob, S: Link> Reserved<'a, J, S> {
-    fn fill(self) -> Result<Filled<'a, J, S>, MoveError> {
-        let (state, image) =
-            receive_image(self.connection).map_err(MoveError::there("receiving the image"))?;
+    fn fill(mut self) -> Result<Filled<'a, J, S>, MoveError> {
+        let (state, image) = self.receive_image()?;
         self.job
             .build(&state, image)
             .and_then(|()| failpoint::hit("destination.image"))
@@ -152,6 +151,10 @@ impl<'a, J: DestinationJob, S: Link> Reserved<'a, J, S> {
                         .bulk(target, self.connection.bulk_bytes())
                         .map_err(MoveError::here("filling the job's memory"))?
                 }
+                Ok(Incoming::Message(Message::Absent { pid, start, end })) => self
+                    .job
+                    .absent(pid, start..end)
+                    .map_err(MoveError::here("emptying the job's memory"))?,
                 Ok(Incoming::Message(Message::End { bulk_bytes })) => {
                     return self.complete(bulk_bytes);
                 }
@@ -160,6 +163,43 @@ impl<'a, J: DestinationJob, S: Link> Reserved<'a, J, S> {
                     return Err(MoveError::there("receiving the memory")(error));
                 }
                 Err(error) => return Err(MoveError::there("receiving the memory")(error)),
+            }
+        }
+    }
+
+    /// Takes what comes while the job runs, and the image that says that it does not.
+    fn receive_image(&mut self) -> Result<(Vec<u8>, JobImage), MoveError> {
+        const DOING: &str = "receiving the image";
+        let there = || MoveError::there(DOING);
+        let here = || MoveError::here("making the job's processes ahead");
+        let mut drafted = false;
+        loop {
+            match self.connection.receive().map_err(there())? {
+                Incoming::Message(Message::State(state)) => {
+                    let image = receive_image(self.connection).map_err(there())?;
+                    return Ok((state, image));
+                }
+                Incoming::Message(Message::Draft { console }) if !drafted => {
+                    let image = receive_image(self.connection).map_err(there())?;
+                    let draft = self.job.draft(Draft { image, console });
+                    drafted = draft.map_err(here())?;
+                    failpoint::hit("destination.drafted").map_err(here())?;
+                    let drafted = Message::Drafted { ready: drafted };
+                    self.connection.send(&drafted).map_err(there())?;
+                }
+                Incoming::Message(Message::Round) if drafted => {
+                    let in_place = self.connection.send(&Message::InPlace);
+                    in_place.map_err(there())?;
+                }
+                Incoming::Message(Message::Afresh) if drafted => {
+                    drafted = false;
+                    self.job.afresh().map_err(here())?;
+                }
+                Incoming::Bulk(target) if drafted => self
+                    .job
+                    .bulk(target, self.connection.bulk_bytes())
+                    .map_err(MoveError::here("filling the job's memory"))?,
+                other => return Err(there()(other.instead_of("the capsule's state"))),
             }
         }
     }
@@ -178,15 +218,9 @@ impl<'a, J: DestinationJob, S: Link> Reserved<'a, J, S> {
     }
 }
 
-fn receive_image<S: Link>(
-    connection: &mut Connection<S>,
-) -> Result<(Vec<u8>, JobImage), TransferError> {
-    let state = connection.expect("the capsule's state", |message| match message {
-        Message::State(state) => Ok(state),
-        other => Err(other),
-    })?;
+fn receive_image<S: Link>(connection: &mut Connection<S>) -> Result<JobImage, TransferError> {
     match connection.receive()? {
-        Incoming::Image(image) => Ok((state, *image)),
+        Incoming::Image(image) => Ok(*image),
         other => Err(other.instead_of("an image")),
     }
 }

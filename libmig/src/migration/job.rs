@@ -1,13 +1,13 @@
 //! What the conductor asks of the two ends.
 
-use std::error::Error;
+use std::{error::Error, ops::Range};
 
 use thiserror::Error as ThisError;
 
 use crate::{
     api::{Obstacle, Phase},
     capture::BulkSink,
-    image::{BulkTarget, JobImage, NeededFile},
+    image::{BulkTarget, Draft, JobImage, NeededFile, Pid},
     transfer::{Proposal, Refusal, TransferError},
 };
 
@@ -143,6 +143,27 @@ pub trait SourceJob {
     /// What is not here any more of the files that were told of. The job runs.
     fn gone(&mut self, files: &[NeededFile]) -> Vec<Obstacle>;
 
+    /// Begins to follow what the job writes, if its memory is worth to be sent while it
+    /// runs, and says what it looks like. It runs again afterwards.
+    ///
+    /// # Errors
+    /// As [`SourceJob::freeze`] and [`SourceJob::capture`].
+    fn draft(&mut self) -> Result<Option<Draft>, JobError>;
+
+    /// The destination cannot make the processes of the draft before the job stands still.
+    fn forget_draft(&mut self);
+
+    /// Sends the memory that has not been sent yet, or has been written to since. The job
+    /// runs. Returns the bytes.
+    ///
+    /// # Errors
+    /// What cannot be read or sent.
+    fn round(&mut self, sink: &mut dyn BulkSink) -> Result<u64, JobError>;
+
+    /// Whether there is a draft that does not fit the image any more: nothing of
+    /// what was sent is of use then.
+    fn outgrew_draft(&self) -> bool;
+
     /// Stops every thread. On an error the job must run on.
     ///
     /// # Errors
@@ -205,7 +226,26 @@ pub trait DestinationJob {
     /// Why the job may not come: every obstacle in one go.
     fn reserve(&mut self, proposal: &Proposal) -> Result<(), JobError>;
 
-    /// Creates the processes and lays out their memory.
+    /// Creates the processes of a job that still runs, and lays out their memory for
+    /// [`DestinationJob::bulk`]. False when that cannot be done, for reasons of its own.
+    ///
+    /// # Errors
+    /// What ends the move.
+    fn draft(&mut self, draft: Draft) -> Result<bool, JobError>;
+
+    /// The draft is of no use any more: everything is as after [`DestinationJob::reserve`].
+    ///
+    /// # Errors
+    /// What ends the move.
+    fn afresh(&mut self) -> Result<(), JobError>;
+
+    /// Of what came before the image, this range of a process' memory is nothing any more.
+    ///
+    /// # Errors
+    /// A range that belongs nowhere.
+    fn absent(&mut self, pid: Pid, range: Range<u64>) -> Result<(), JobError>;
+
+    /// Creates the processes and lays out their memory, or changes those of the draft.
     ///
     /// # Errors
     /// What of the image cannot be built here.

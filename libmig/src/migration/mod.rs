@@ -18,11 +18,14 @@
 //! [`DestinationJob`] over any stream, which is how the tests lose every single
 //! frame in every phase.
 
+mod answers;
+mod clock;
 mod destination;
 mod disk;
 pub mod failpoint;
 mod handover;
 mod job;
+mod precopy;
 mod source;
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use super::{SourceJob, failpoint, handover::Commit, job::MoveError};
+use super::{
+    SourceJob,
+    answers::{accepted, built, drafted, in_place, owned, pong, released, taken},
+    clock::Clock,
+    failpoint,
+    handover::Commit,
+    job::MoveError,
+    precopy::Convergence,
+};
 use crate::{
     api::Phase,
     transfer::{Connection, Link, Message, Proposal},
@@ -38,6 +46,8 @@ pub struct Moved {
     pub phases: Vec<(Phase, Duration)>,
     /// Locks that somebody else took, by name: the job runs without them.
     pub lost_locks: Vec<String>,
+    /// How often memory was sent while the job ran.
+    pub rounds: u32,
 }
 
 /// Nothing here stands in the way of a move; no other node knows of it yet.
@@ -98,6 +108,7 @@ impl<'a, J: SourceJob, S: Link> Offered<'a, J, S> {
     pub fn run(self) -> Departure {
         let built = self
             .offer()
+            .and_then(Prepared::precopy)
             .and_then(Prepared::freeze)
             .and_then(Frozen::send)
             .and_then(Built::commit);
@@ -109,7 +120,11 @@ impl<'a, J: SourceJob, S: Link> Offered<'a, J, S> {
 
     fn offer(mut self) -> Result<Prepared<'a, J, S>, MoveError> {
         match self.negotiate() {
-            Ok(latency) => Ok(Prepared { at: self, latency }),
+            Ok(latency) => Ok(Prepared {
+                at: self,
+                latency,
+                rounds: 0,
+            }),
             Err(error) => {
                 let mut error = self.explained(error);
                 if !error.obstacles().is_empty() {
@@ -165,35 +180,110 @@ impl<'a, J: SourceJob, S: Link> Offered<'a, J, S> {
 struct Prepared<'a, J, S> {
     at: Offered<'a, J, S>,
     latency: Duration,
+    /// How often memory was sent ahead.
+    rounds: u32,
 }
 
 impl<'a, J: SourceJob, S: Link> Prepared<'a, J, S> {
-    fn freeze(mut self) -> Result<Frozen<'a, J, S>, MoveError> {
-        self.at.enter(Phase::Freeze);
-        let began = Instant::now();
-        let captured = failpoint::hit("source.prepared")
-            .and_then(|()| self.at.job.freeze())
-            .map_err(MoveError::here("freezing the job"))
-            .and_then(|()| {
-                self.at.enter(Phase::Final);
-                failpoint::hit("source.frozen")
-                    .and_then(|()| self.at.job.capture())
-                    .map_err(MoveError::here("capturing the job"))
-            });
-        match captured {
-            Ok(state) => Ok(Frozen {
-                at: self.at,
-                latency: self.latency,
-                began,
-                state,
-            }),
+    /// Sends memory while the job runs, where that makes the pause shorter.
+    fn precopy(mut self) -> Result<Self, MoveError> {
+        match self.rounds() {
+            Ok(()) => Ok(self),
             Err(error) => {
                 self.at.job.thaw();
+                let error = self.at.explained(error);
                 Err(self.at.abort(error))
             }
         }
     }
+
+    fn rounds(&mut self) -> Result<(), MoveError> {
+        const DOING: &str = "sending memory ahead";
+        let here = || MoveError::here(DOING);
+        let there = || MoveError::there(DOING);
+        let Some(draft) = self.at.job.draft().map_err(here())? else {
+            return Ok(());
+        };
+        self.at.enter(Phase::Precopy);
+        failpoint::hit("source.draft").map_err(here())?;
+        let Offered {
+            job, connection, ..
+        } = &mut self.at;
+        connection.send_draft(&draft).map_err(there())?;
+        if !connection.expect("'drafted'", drafted).map_err(there())? {
+            job.forget_draft();
+            return Ok(());
+        }
+        let mut convergence = Convergence::default();
+        loop {
+            let began = Instant::now();
+            let bytes = self.round()?;
+            if !convergence.goes_on(bytes, began.elapsed()) {
+                return Ok(());
+            }
+        }
+    }
+
+    fn round(&mut self) -> Result<u64, MoveError> {
+        const DOING: &str = "sending memory ahead";
+        let here = || MoveError::here(DOING);
+        self.rounds += 1;
+        let Offered {
+            job, connection, ..
+        } = &mut self.at;
+        let bytes = job.round(connection).map_err(here())?;
+        failpoint::hit("source.round").map_err(here())?;
+        connection
+            .send(&Message::Round)
+            .and_then(|()| connection.expect("'in place'", in_place))
+            .map_err(MoveError::there(DOING))?;
+        Ok(bytes)
+    }
+
+    fn freeze(mut self) -> Result<Frozen<'a, J, S>, MoveError> {
+        for attempt in 1.. {
+            let began = Instant::now();
+            let error = match self.stop() {
+                Ok(state) => {
+                    return Ok(Frozen {
+                        at: self.at,
+                        latency: self.latency,
+                        rounds: self.rounds,
+                        began,
+                        state,
+                    });
+                }
+                Err(error) => error,
+            };
+            self.at.job.thaw();
+            // What has been sent ahead is not to be sent once more for a vfork that passes.
+            if self.rounds == 0 || attempt == ATTEMPTS || !error.is_transient() {
+                return Err(self.at.abort(error));
+            }
+            self.at.enter(Phase::Precopy);
+            if let Err(error) = self.round() {
+                let error = self.at.explained(error);
+                return Err(self.at.abort(error));
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn stop(&mut self) -> Result<Vec<u8>, MoveError> {
+        self.at.enter(Phase::Freeze);
+        failpoint::hit("source.prepared")
+            .and_then(|()| self.at.job.freeze())
+            .map_err(MoveError::here("freezing the job"))?;
+        self.at.enter(Phase::Final);
+        failpoint::hit("source.frozen")
+            .and_then(|()| self.at.job.capture())
+            .map_err(MoveError::here("capturing the job"))
+    }
 }
+
+/// How often a job whose memory has been sent ahead is stopped when something that passes
+/// stands in the way.
+const ATTEMPTS: u32 = 20;
 
 /// Every thread is stopped, the image is taken.
 ///
@@ -202,6 +292,7 @@ impl<'a, J: SourceJob, S: Link> Prepared<'a, J, S> {
 struct Frozen<'a, J, S> {
     at: Offered<'a, J, S>,
     latency: Duration,
+    rounds: u32,
     began: Instant,
     state: Vec<u8>,
 }
@@ -212,6 +303,7 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
             Ok(waits) => Ok(Built {
                 at: self.at,
                 latency: self.latency,
+                rounds: self.rounds,
                 began: self.began,
                 waits,
             }),
@@ -229,6 +321,11 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
         } = &mut self.at;
         let state = std::mem::take(&mut self.state);
         let image = job.image().map_err(MoveError::here("sending the image"))?;
+        if job.outgrew_draft() {
+            connection
+                .send(&Message::Afresh)
+                .map_err(MoveError::there("sending the image"))?;
+        }
         connection
             .send_image(state, image)
             .map_err(MoveError::there("sending the image"))?;
@@ -261,6 +358,7 @@ impl<'a, J: SourceJob, S: Link> Frozen<'a, J, S> {
 struct Built<'a, J, S> {
     at: Offered<'a, J, S>,
     latency: Duration,
+    rounds: u32,
     began: Instant,
     /// The destination waits for what the copy here holds.
     waits: bool,
@@ -274,6 +372,7 @@ impl<'a, J: SourceJob, S: Link> Built<'a, J, S> {
                 commit: Commit::recorded(epoch),
                 at: self.at,
                 latency: self.latency,
+                rounds: self.rounds,
                 began: self.began,
                 waits: self.waits,
             }),
@@ -294,6 +393,7 @@ struct Committed<'a, J, S> {
     at: Offered<'a, J, S>,
     commit: Commit,
     latency: Duration,
+    rounds: u32,
     began: Instant,
     /// As in [`Built`].
     waits: bool,
@@ -349,76 +449,7 @@ impl<J: SourceJob, S: Link> Committed<'_, J, S> {
             bytes_sent: self.at.connection.sent(),
             phases: self.at.clock.laps,
             lost_locks,
+            rounds: self.rounds,
         })
-    }
-}
-
-/// Times the phases.
-struct Clock {
-    began: Instant,
-    last: Instant,
-    laps: Vec<(Phase, Duration)>,
-    phase: Phase,
-}
-
-impl Clock {
-    fn start() -> Self {
-        let now = Instant::now();
-        Self {
-            began: now,
-            last: now,
-            laps: Vec::new(),
-            phase: Phase::Negotiate,
-        }
-    }
-
-    /// The current phase ends, `next` begins.
-    fn enter(&mut self, next: Phase) {
-        let now = Instant::now();
-        self.laps.push((self.phase, now - self.last));
-        self.phase = next;
-        self.last = now;
-    }
-}
-
-fn accepted(message: Message) -> Result<(), Message> {
-    match message {
-        Message::Accepted => Ok(()),
-        other => Err(other),
-    }
-}
-
-fn pong(message: Message) -> Result<(), Message> {
-    match message {
-        Message::Pong => Ok(()),
-        other => Err(other),
-    }
-}
-
-fn built(message: Message) -> Result<bool, Message> {
-    match message {
-        Message::Built { waits, .. } => Ok(waits),
-        other => Err(other),
-    }
-}
-
-fn owned(message: Message) -> Result<(), Message> {
-    match message {
-        Message::Owned => Ok(()),
-        other => Err(other),
-    }
-}
-
-fn taken(message: Message) -> Result<(), Message> {
-    match message {
-        Message::Taken => Ok(()),
-        other => Err(other),
-    }
-}
-
-fn released(message: Message) -> Result<Vec<String>, Message> {
-    match message {
-        Message::Released { lost_locks } => Ok(lost_locks),
-        other => Err(other),
     }
 }

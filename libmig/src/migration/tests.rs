@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
+    ops::Range,
     sync::{Arc, Mutex, mpsc},
     thread,
 };
@@ -10,7 +11,7 @@ use std::{
 use super::*;
 use crate::{
     capture::BulkSink,
-    image::{BulkTarget, CapsuleImage, Clocks, FilePath, JobImage, NeededFile, Usage},
+    image::{BulkTarget, CapsuleImage, Clocks, Draft, FilePath, JobImage, NeededFile, Pid, Usage},
     transfer::{Link as TransferLink, Offer, Proposal, TransferError},
 };
 
@@ -101,6 +102,26 @@ fn needed(name: usize) -> NeededFile {
     }
 }
 
+fn image() -> JobImage {
+    let capsule = CapsuleImage {
+        hostname: "n1".into(),
+        domainname: String::new(),
+        clocks: Clocks::default(),
+    };
+    JobImage {
+        capsule,
+        processes: Vec::new(),
+        files: Vec::new(),
+        pipes: Vec::new(),
+        ttys: Vec::new(),
+        shared: Vec::new(),
+        locks: Vec::new(),
+        shm: Vec::new(),
+        system_v: crate::image::SystemV::default(),
+        namespaces: Vec::new(),
+    }
+}
+
 /// Which copies run, and every moment at which two did.
 #[derive(Debug, Default)]
 struct World {
@@ -122,6 +143,10 @@ struct Source {
     world: Arc<Mutex<World>>,
     image: Option<JobImage>,
     files: usize,
+    /// Memory is sent while it runs.
+    ahead: bool,
+    /// Its tree is another one when it is stopped.
+    outgrows: bool,
     /// Bulk is sent only when the destination has gone, if there is this.
     gone: Option<mpsc::Receiver<()>>,
 }
@@ -132,6 +157,8 @@ impl Source {
             world: Arc::clone(world),
             image: None,
             files: 2,
+            ahead: false,
+            outgrows: false,
             gone: None,
         }
     }
@@ -170,29 +197,35 @@ impl SourceJob for Source {
         Vec::new()
     }
 
+    fn draft(&mut self) -> Result<Option<Draft>, JobError> {
+        Ok(self.ahead.then(|| Draft {
+            image: image(),
+            console: None,
+        }))
+    }
+
+    fn forget_draft(&mut self) {
+        self.ahead = false;
+    }
+
+    fn round(&mut self, sink: &mut dyn BulkSink) -> Result<u64, JobError> {
+        assert!(self.world.lock().unwrap().source_runs);
+        let address = 7 * 4096;
+        sink.bulk(BulkTarget::Memory { pid: 2, address }, &[9; 64])?;
+        Ok(64)
+    }
+
+    fn outgrew_draft(&self) -> bool {
+        self.ahead && self.outgrows
+    }
+
     fn freeze(&mut self) -> Result<(), JobError> {
         self.world.lock().unwrap().source_runs = false;
         Ok(())
     }
 
     fn capture(&mut self) -> Result<Vec<u8>, JobError> {
-        let capsule = CapsuleImage {
-            hostname: "n1".into(),
-            domainname: String::new(),
-            clocks: Clocks::default(),
-        };
-        self.image = Some(JobImage {
-            capsule,
-            processes: Vec::new(),
-            files: Vec::new(),
-            pipes: Vec::new(),
-            ttys: Vec::new(),
-            shared: Vec::new(),
-            locks: Vec::new(),
-            shm: Vec::new(),
-            system_v: crate::image::SystemV::default(),
-            namespaces: Vec::new(),
-        });
+        self.image = Some(image());
         Ok(b"state".to_vec())
     }
 
@@ -209,6 +242,9 @@ impl SourceJob for Source {
         for page in 0..3 {
             let address = page * 4096;
             sink.bulk(BulkTarget::Memory { pid: 2, address }, &[7; 64])?;
+        }
+        if self.ahead && !self.outgrows {
+            sink.absent(2, 7 * 4096..8 * 4096)?;
         }
         Ok(())
     }
@@ -255,11 +291,31 @@ struct Destination {
     waits: bool,
     built: bool,
     discarded: bool,
+    drafted: bool,
+    drafts_not: bool,
 }
 
 impl DestinationJob for Destination {
     fn reserve(&mut self, proposal: &Proposal) -> Result<(), JobError> {
         self.files = proposal.files.clone();
+        Ok(())
+    }
+
+    fn draft(&mut self, _: Draft) -> Result<bool, JobError> {
+        self.drafted = !self.drafts_not;
+        Ok(self.drafted)
+    }
+
+    fn afresh(&mut self) -> Result<(), JobError> {
+        assert!(self.drafted);
+        self.drafted = false;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    fn absent(&mut self, _: Pid, _: Range<u64>) -> Result<(), JobError> {
+        assert!(self.drafted);
+        self.bytes = 3 * 64;
         Ok(())
     }
 
@@ -314,12 +370,46 @@ fn depart(source: &mut Source, near: Link) -> Departure {
         .run()
 }
 
-/// One move over a link that breaks after so many bytes.
-fn attempt(
-    there: usize,
-    back: usize,
+/// What is different from one move to another.
+#[derive(Debug, Clone, Copy, Default)]
+struct Kind {
     waits: bool,
-) -> (Departure, Arrival, Arc<Mutex<World>>, bool) {
+    ahead: bool,
+    outgrows: bool,
+    drafts_not: bool,
+}
+
+const PLAIN: Kind = Kind {
+    waits: false,
+    ahead: false,
+    outgrows: false,
+    drafts_not: false,
+};
+
+const KINDS: [Kind; 5] = [
+    PLAIN,
+    Kind {
+        waits: true,
+        ..PLAIN
+    },
+    Kind {
+        ahead: true,
+        ..PLAIN
+    },
+    Kind {
+        ahead: true,
+        outgrows: true,
+        ..PLAIN
+    },
+    Kind {
+        ahead: true,
+        drafts_not: true,
+        ..PLAIN
+    },
+];
+
+/// One move over a link that breaks after so many bytes.
+fn attempt(there: usize, back: usize, kind: Kind) -> (Departure, Arrival, Arc<Mutex<World>>, bool) {
     let world = Arc::new(Mutex::new(World {
         source_runs: true,
         ..World::default()
@@ -327,51 +417,54 @@ fn attempt(
     let (near, far) = link(there, back);
     let mut destination = Destination {
         world: Arc::clone(&world),
-        waits,
+        waits: kind.waits,
+        drafts_not: kind.drafts_not,
         ..Destination::default()
     };
     let other_end = thread::spawn(move || {
         let arrival = receive(&mut destination, far);
         (arrival, destination.discarded)
     });
-    let departure = depart(&mut Source::new(&world), near);
+    let mut source = Source {
+        ahead: kind.ahead,
+        outgrows: kind.outgrows,
+        ..Source::new(&world)
+    };
+    let departure = depart(&mut source, near);
     let (arrival, discarded) = other_end.join().expect("the destination must not panic");
     (departure, arrival, world, discarded)
 }
 
 #[test]
 fn an_unbroken_link_moves_the_job() {
-    for waits in [false, true] {
-        moves_over_an_unbroken_link(waits);
-    }
+    KINDS.into_iter().for_each(moves_over_an_unbroken_link);
 }
 
-fn moves_over_an_unbroken_link(waits: bool) {
-    let (departure, arrival, world, _) = attempt(usize::MAX, usize::MAX, waits);
+fn moves_over_an_unbroken_link(kind: Kind) {
+    let (departure, arrival, world, _) = attempt(usize::MAX, usize::MAX, kind);
     let Departure::Moved(moved) = departure else {
         panic!("{departure:?}");
     };
     assert!(matches!(arrival, Arrival::Live { epoch: 2 }));
     assert!(moved.bytes_sent > 3 * 64);
+    assert_eq!(moved.rounds > 0, kind.ahead && !kind.drafts_not);
     let world = world.lock().unwrap();
     assert!(!world.source_runs && world.destination_runs && !world.twice);
-    assert_eq!(world.surrendered, waits);
+    assert_eq!(world.surrendered, kind.waits);
 }
 
 #[test]
 fn a_link_that_breaks_anywhere_leaves_exactly_one_owner() {
-    for waits in [false, true] {
-        breaks_anywhere(waits);
-    }
+    KINDS.into_iter().for_each(breaks_anywhere);
 }
 
-fn breaks_anywhere(waits: bool) {
+fn breaks_anywhere(kind: Kind) {
     let mut seen = [0; 3];
-    for (there, back) in (0..900)
+    for (there, back) in (0..1300)
         .map(|n| (n, usize::MAX))
-        .chain((0..120).map(|n| (usize::MAX, n)))
+        .chain((0..200).map(|n| (usize::MAX, n)))
     {
-        let (departure, arrival, world, discarded) = attempt(there, back, waits);
+        let (departure, arrival, world, discarded) = attempt(there, back, kind);
         let world = world.lock().unwrap();
         assert!(!world.twice, "cut after {there}/{back}: two copies ran");
         match departure {
@@ -461,7 +554,7 @@ fn a_long_list_of_files_arrives_whole() {
 
 #[test]
 fn a_destination_that_ends_without_a_word_is_called_silent() {
-    let (departure, ..) = attempt(usize::MAX, 0, false);
+    let (departure, ..) = attempt(usize::MAX, 0, PLAIN);
     let Departure::Stayed(error) = departure else {
         panic!("{departure:?}");
     };

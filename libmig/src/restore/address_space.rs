@@ -79,9 +79,7 @@ pub(super) fn map(
         libc::SYS_munmap,
         &[keep.1.into(), (ADDRESS_END - keep.1).into()],
     );
-    for (attach, segment) in layout.attaches.iter().zip(sources.segments) {
-        add_attach(&mut batch, attach, *segment);
-    }
+    attach(&mut batch, layout, sources);
     if let Some(place) = vdso {
         batch.call(
             libc::SYS_arch_prctl,
@@ -91,21 +89,39 @@ pub(super) fn map(
             map_anonymous(&mut batch, address, length);
         }
     }
+    extend(&mut batch, layout, sources);
+    describe(&mut batch, layout, memory);
+    batch
+}
+
+/// Policies and names of the mappings that are there.
+pub(super) fn describe(batch: &mut Batch, layout: &Layout, memory: &MemoryImage) {
+    let there = |mapping: &&Mapping| layout.maps.iter().any(|map| map.address == mapping.start);
+    for mapping in memory.mappings.iter().filter(there) {
+        numa::bind(batch, mapping);
+        name_it(batch, mapping);
+    }
+}
+
+/// Attaches all segments, where nothing is yet.
+pub(super) fn attach(batch: &mut Batch, layout: &Layout, sources: &Sources<'_>) {
+    for (attach, segment) in layout.attaches.iter().zip(sources.segments) {
+        add_attach(batch, attach, *segment);
+    }
+}
+
+/// Maps everything else, where nothing is yet.
+pub(super) fn extend(batch: &mut Batch, layout: &Layout, sources: &Sources<'_>) {
     let mut fetched: Vec<(Source, Slot)> = Vec::new();
     for step in &layout.maps {
-        map_one(&mut batch, step, sources, &mut fetched);
+        map_one(batch, step, sources, &mut fetched);
     }
     for (_, descriptor) in fetched {
         batch.call(libc::SYS_close, &[descriptor.into()]);
     }
     for touch in &layout.before {
-        add_touch(&mut batch, *touch);
+        add_touch(batch, *touch);
     }
-    for mapping in &memory.mappings {
-        numa::bind(&mut batch, mapping);
-        name_it(&mut batch, mapping);
-    }
-    batch
 }
 
 /// PR_SET_VMA_ANON_NAME; not all kernels have names.

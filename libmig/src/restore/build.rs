@@ -3,35 +3,33 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
+    ops::Range,
     os::fd::{AsFd, AsRawFd, RawFd},
 };
 
 use super::{
     RestoreHost,
-    address_space::{self, Segment, Sources, VdsoPlace},
+    address_space::{self, Sources, VdsoPlace},
     clocks::{self, Offsets},
     error::{self, RestoreError},
-    files::{self, Opened},
+    files::Opened,
     grow::{self, Husks, Seat},
     husk,
-    layout::{self, Attach, Layout, MappedFile, Piece},
-    namespaces::{Means, Namespaces},
-    own,
+    layout::{self, Layout, MappedFile},
+    namespaces::Namespaces,
     own_vdso::OwnVdso,
     pin::Pin,
     prepare::Prepared,
     remains::Remains,
     shm::Tree,
     sources::{MappedFiles, SharedObjects},
-    system_v,
     task::Task,
+    world::{World, segments},
 };
 use crate::{
     api::Obstacle,
-    image::{
-        BulkTarget, JobImage, LiveProcess, MemoryImage, Pid, Process, ProcessKind, SharedKind,
-        SharedMemory,
-    },
+    image::{BulkTarget, JobImage, LiveProcess, Pid, Process, ProcessKind, SharedMemory},
     inspect::maps,
     sys::{
         cgroup::JobGroup,
@@ -59,6 +57,10 @@ pub struct Building {
     pub(super) opened: Opened,
     /// What the job's clocks are shifted by.
     pub(super) offsets: Offsets,
+    /// The time namespace that each husk has yet to enter.
+    pub(super) time: Option<File>,
+    /// What is nothing any more of the memory that came before the image.
+    pub(super) absent: BTreeMap<Pid, Vec<Range<u64>>>,
     /// Keeps the descriptors open that the spaces name.
     pub(super) files: MappedFiles,
     /// Those that the job had made.
@@ -77,7 +79,6 @@ pub(super) struct Space {
     pub(super) exe: RawFd,
 }
 
-const PAGE: u64 = 4096;
 const CLONE_NEWTIME: u64 = 0x80;
 const PR_TIMER_CREATE_RESTORE_IDS: u64 = 77;
 
@@ -93,59 +94,63 @@ impl Prepared {
     ) -> Result<Building, RestoreError> {
         let layouts = layouts(&image.processes)?;
         let steps = grow::plan(&image.processes, self.zygote.id, self.zygote_group)?;
-        let injector = self.inject(image)?;
-        let (daemon, exact_timers) = self.ready(image, injector)?;
-        let offsets = self.enter_time(image, injector, daemon)?;
-        let (own, names) = own::make(image, self.root.as_fd(), host)?;
-        let (shm, mut files) = Tree::make(image, self.root.as_fd(), own)?;
-        let attachments = system_v::make(self.init, image, &mut files)?;
-        let mut means = Means {
-            zygote: &mut self.zygote,
-            injector,
-            daemon,
-            remains: &mut self.remains,
-        };
-        let namespaces = Namespaces::make(image, &mut means)?;
-        let shared = SharedObjects::make(&image.shared, files, &mut self.zygote, injector)?;
-        let mut opened = files::open(image, self.root.as_fd(), host, &|id| shared.duplicate(id))?;
-        opened.names = names;
+        let base = self.base(image)?;
+        let (offsets, time) = self.make_time(image, base)?;
+        self.enter_time(base, &time)?;
+        let (world, attachments) = World::make(&mut self, image, host, base)?;
         let seat = Seat {
-            opened: &opened,
-            daemon,
+            terminals: world.opened.terminals(),
+            daemon: base.daemon,
         };
-        let husks = grow::grow(&mut self.zygote, injector, &steps, &seat, &mut self.remains)?;
-        let root = self.root.try_clone();
-        let root = root.map_err(error::host("keep the root of the job open"))?;
-        let mut building = Building {
+        let (zygote, remains) = (&mut self.zygote, &mut self.remains);
+        let husks = grow::grow(zygote, base.injector, &steps, &seat, remains)?;
+        let mut building = self.building(base, husks, world, (offsets, None));
+        for (process, layout) in live(&image.processes).zip(layouts) {
+            building.map(process.0, process.1, layout, &image.shared)?;
+        }
+        drop(attachments);
+        building.complete(image, host)?;
+        Ok(building)
+    }
+
+    pub(super) fn building(
+        self,
+        base: Base,
+        husks: Husks,
+        world: World,
+        (offsets, time): (Offsets, Option<File>),
+    ) -> Building {
+        Building {
             remains: self.remains,
             group: self.group,
             zygote: self.zygote,
             pin: self.pin,
             husks,
             spaces: BTreeMap::new(),
-            injector,
+            injector: base.injector,
             vdso: self.vdso,
-            shared,
-            shm,
-            opened,
+            shared: world.shared,
+            shm: world.shm,
+            opened: world.opened,
             offsets,
-            namespaces,
+            namespaces: world.namespaces,
+            time,
+            absent: BTreeMap::new(),
             files: MappedFiles::new(self.root),
+            daemon: base.daemon,
+            exact_timers: base.exact_timers,
+        }
+    }
+
+    /// What every husk is born with.
+    pub(super) fn base(&mut self, image: &JobImage) -> Result<Base, RestoreError> {
+        let injector = self.inject(image)?;
+        let (daemon, exact_timers) = self.ready(image, injector)?;
+        Ok(Base {
+            injector,
             daemon,
             exact_timers,
-        };
-        for (process, layout) in live(&image.processes).zip(layouts) {
-            building.map(process.0, process.1, layout, &image.shared)?;
-        }
-        drop(attachments);
-        building.bury(&image.processes)?;
-        let means = (building.injector, building.daemon);
-        let husks = &mut building.husks;
-        building
-            .opened
-            .connect(image, root.as_fd(), host, husks, means)?;
-        building.opened.open_views(image, root.as_fd())?;
-        Ok(building)
+        })
     }
 
     /// Puts the injected pages where no process of the tree has anything.
@@ -222,56 +227,96 @@ impl Prepared {
             0u64.into(),
         ];
         batch.attempt(libc::SYS_prctl, &withdrawn);
-        batch.call(libc::SYS_unshare, &[CLONE_NEWTIME.into()]);
         let results = self.zygote.run(injector, &batch, "get ready")?;
         Ok((daemon, results.outcome(exact).value().is_some()))
     }
 
-    /// Enters a time namespace in which the job's clocks go on. Before there
-    /// are children or threads.
-    fn enter_time(
+    /// Makes a time namespace in which the job's clocks go on; the zygote's children are
+    /// born into it from now on.
+    pub(super) fn make_time(
         &mut self,
         image: &JobImage,
-        injector: Injector,
-        daemon: i32,
-    ) -> Result<Offsets, RestoreError> {
+        base: Base,
+    ) -> Result<(Offsets, File), RestoreError> {
+        let mut batch = Batch::new();
+        batch.call(libc::SYS_unshare, &[CLONE_NEWTIME.into()]);
+        self.zygote
+            .run(base.injector, &batch, "make the time namespace of the job")?;
         let here = clocks::machine().map_err(error::host("read the clocks"))?;
         let offsets = clocks::offsets(&image.capsule.clocks, &here);
         clocks::write(self.zygote.host(), offsets)
             .map_err(error::host("set the offsets of the job's clocks"))?;
         let path = format!("/proc/{}/ns/time_for_children", self.zygote.host());
-        let namespace = std::fs::File::open(&path).map_err(error::host(format!("open {path}")))?;
+        let namespace = File::open(&path).map_err(error::host(format!("open {path}")))?;
+        Ok((offsets, namespace))
+    }
+
+    fn enter_time(&mut self, base: Base, namespace: &File) -> Result<(), RestoreError> {
         let mut batch = Batch::new();
-        let fd = batch.call(
-            libc::SYS_pidfd_getfd,
-            &[daemon.into(), namespace.as_raw_fd().into(), 0u64.into()],
-        );
-        batch.call(libc::SYS_setns, &[fd.into(), CLONE_NEWTIME.into()]);
-        batch.call(libc::SYS_close, &[fd.into()]);
+        enter_time(&mut batch, base.daemon, namespace);
         self.zygote
-            .run(injector, &batch, "enter the time namespace of the job")?;
-        Ok(offsets)
+            .run(base.injector, &batch, "enter the time namespace of the job")?;
+        Ok(())
     }
 }
 
+/// Has a process without threads enter a time namespace.
+pub(super) fn enter_time(batch: &mut Batch, daemon: i32, namespace: &File) {
+    let fd = batch.call(
+        libc::SYS_pidfd_getfd,
+        &[daemon.into(), namespace.as_raw_fd().into(), 0u64.into()],
+    );
+    batch.call(libc::SYS_setns, &[fd.into(), CLONE_NEWTIME.into()]);
+    batch.call(libc::SYS_close, &[fd.into()]);
+}
+
+/// What every husk is born with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Base {
+    pub(super) injector: Injector,
+    /// As in [`Building`].
+    pub(super) daemon: i32,
+    /// As in [`Building`].
+    pub(super) exact_timers: bool,
+}
+
 impl Building {
+    /// What needs the processes: ends of the dead, connections, views.
+    pub(super) fn complete(
+        &mut self,
+        image: &JobImage,
+        host: &mut dyn RestoreHost,
+    ) -> Result<(), RestoreError> {
+        self.bury(&image.processes)?;
+        let root = self.files.root().try_clone_to_owned();
+        let root = root.map_err(error::host("keep the root of the job open"))?;
+        let means = (self.injector, self.daemon);
+        let husks = &mut self.husks;
+        self.opened
+            .connect(image, root.as_fd(), host, husks, means)?;
+        self.opened.open_views(image, root.as_fd())?;
+        Ok(())
+    }
+
+    /// Of what was written before the image came, this is nothing any more.
+    ///
+    /// # Errors
+    /// For a process that is not there.
+    pub fn absent(&mut self, pid: Pid, range: Range<u64>) -> Result<(), RestoreError> {
+        if !self.husks.contains_key(&pid) {
+            return Err(nowhere(format!("memory of pid {pid}")).into());
+        }
+        self.absent.entry(pid).or_default().push(range);
+        Ok(())
+    }
+
     /// Writes bytes that travel beside the image.
     ///
     /// # Errors
     /// When they do not belong anywhere, or memory is short.
     pub fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> Result<(), RestoreError> {
         match target {
-            BulkTarget::Memory { pid, address } => {
-                let Some(husk) = self.husks.get(&pid) else {
-                    return Err(nowhere(format!("memory of pid {pid}")).into());
-                };
-                // Pages that may not be written to are written past their protection.
-                process_vm::write_all(husk.host(), address, bytes)
-                    .or_else(|_| process_vm::force_write(husk.host(), address, bytes))
-                    .map_err(error::host(format!(
-                        "write memory of pid {pid} at {address:#x}"
-                    )))
-            }
+            BulkTarget::Memory { pid, address } => write(&self.husks, pid, address, bytes),
             BulkTarget::Shared { object, offset } => self
                 .shared
                 .write(object, offset, bytes)
@@ -300,20 +345,8 @@ impl Building {
             self.injector.address() + Injector::SPAN,
         );
         let vdso = self.vdso.place(pid, &process.memory, &layout, keep)?;
-        let files: Vec<RawFd> = layout
-            .files
-            .iter()
-            .map(|file| self.files.get(pid, file))
-            .collect::<Result<_, _>>()?;
-        let program = MappedFile {
-            file: process.memory.exe.file.clone(),
-            writable: false,
-        };
-        let exe = match process.memory.exe_object {
-            Some(object) => self.shared.raw(object, false).unwrap_or(-1),
-            None => self.files.get(pid, &program)?,
-        };
-        let segments = segments(pid, (&layout, &process.memory), keep, objects)?;
+        let (files, exe) = self.open_for(pid, process, &layout)?;
+        let segments = segments(pid, (&layout, &process.memory), [keep], objects)?;
         let shared = |id, writable| self.shared.raw(id, writable);
         let sources = Sources {
             daemon: self.daemon,
@@ -332,6 +365,26 @@ impl Building {
         }
         self.spaces.insert(pid, Space { layout, vdso, exe });
         Ok(())
+    }
+
+    /// Descriptors of the files of a layout, and of the program.
+    pub(super) fn open_for(
+        &mut self,
+        pid: Pid,
+        process: &LiveProcess,
+        layout: &Layout,
+    ) -> Result<(Vec<RawFd>, RawFd), RestoreError> {
+        let program = MappedFile {
+            file: process.memory.exe.file.clone(),
+            writable: false,
+        };
+        let exe = match process.memory.exe_object {
+            Some(object) => self.shared.raw(object, false).unwrap_or(-1),
+            None => self.files.get(pid, &program)?,
+        };
+        let files = &layout.files;
+        let numbers = files.iter().map(|file| self.files.get(pid, file));
+        Ok((numbers.collect::<Result<_, _>>()?, exe))
     }
 
     /// Lets the zombies die again. Their parents, being husks, do not wait.
@@ -370,6 +423,24 @@ impl Building {
     }
 }
 
+/// Writes into the memory of a husk.
+pub(super) fn write(
+    husks: &Husks,
+    pid: Pid,
+    address: u64,
+    bytes: &[u8],
+) -> Result<(), RestoreError> {
+    let Some(husk) = husks.get(&pid) else {
+        return Err(nowhere(format!("memory of pid {pid}")).into());
+    };
+    // Pages that may not be written to are written past their protection.
+    process_vm::write_all(husk.host(), address, bytes)
+        .or_else(|_| process_vm::force_write(husk.host(), address, bytes))
+        .map_err(error::host(format!(
+            "write memory of pid {pid} at {address:#x}"
+        )))
+}
+
 /// The live processes of an image.
 pub(super) fn live(processes: &[Process]) -> impl Iterator<Item = (Pid, &LiveProcess)> {
     processes.iter().filter_map(|process| match &process.kind {
@@ -378,54 +449,13 @@ pub(super) fn live(processes: &[Process]) -> impl Iterator<Item = (Pid, &LivePro
     })
 }
 
-fn layouts(processes: &[Process]) -> Result<Vec<Layout>, Obstacle> {
+pub(super) fn layouts(processes: &[Process]) -> Result<Vec<Layout>, Obstacle> {
     live(processes)
         .map(|(pid, process)| layout::plan(pid, &process.memory))
         .collect()
 }
 
-/// What the attaches of an address space attach, and where they may do so for a moment.
-fn segments(
-    pid: Pid,
-    (layout, memory): (&Layout, &MemoryImage),
-    keep: (u64, u64),
-    objects: &[SharedMemory],
-) -> Result<Vec<Segment>, Obstacle> {
-    let places = memory.mappings.iter().map(|one| (one.start, one.end));
-    let occupied: Vec<(u64, u64)> = places.chain([keep]).collect();
-    let find = |attach: &Attach| {
-        let object = usize::try_from(attach.object).ok();
-        let object = object.and_then(|at| objects.get(at));
-        let object = object.filter(|object| object.size > 0);
-        let Some((SharedKind::SystemV(segment), size)) = object.map(|one| (&one.kind, one.size))
-        else {
-            return Err(nowhere(format!("segment {} of pid {pid}", attach.object)));
-        };
-        let length = size.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
-        let passage = layout::hole(occupied.clone(), length);
-        let inside = |piece: &Piece| piece.offset + piece.length <= length;
-        match passage {
-            Some(passage) if attach.pieces.iter().all(inside) => Ok(Segment {
-                id: segment.object.id,
-                length,
-                passage,
-            }),
-            Some(_) => Err(nowhere(format!(
-                "a mapping of pid {pid} beyond its segment"
-            ))),
-            None => Err(Obstacle {
-                pid: Some(pid),
-                object: format!("System V shared memory segment {}", segment.object.id),
-                reason: "has no room in the address space beside what is there already".into(),
-                remedy: "none: the program uses all of its addresses".into(),
-                transient: false,
-            }),
-        }
-    };
-    layout.attaches.iter().map(find).collect()
-}
-
-fn nowhere(object: String) -> Obstacle {
+pub(super) fn nowhere(object: String) -> Obstacle {
     Obstacle {
         pid: None,
         object,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::{
     address_space,
-    build::{Building, Space, live},
+    build::{self, Building, Space, live},
     clocks,
     error::{RestoreError, host, trace},
     files,
@@ -39,6 +39,7 @@ impl Building {
     /// **Afterwards**: the tree is complete, traced by nobody and frozen. It
     /// stays so when the daemon dies.
     pub fn finish(mut self, image: &JobImage) -> Result<Complete, RestoreError> {
+        self.forget_absent()?;
         self.shm.settle(image, &self.shared)?;
         self.shared.stop_writing()?;
         let mut tree: BTreeMap<Pid, Threads> = BTreeMap::new();
@@ -93,6 +94,9 @@ impl Building {
             .remove(&pid)
             .expect("the tree has every process of the image");
         let mut batch = Batch::new();
+        if let Some(time) = &self.time {
+            build::enter_time(&mut batch, self.daemon, time);
+        }
         address_space::settle(
             &mut batch,
             &space.layout,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     error::{RestoreError, remote},
-    files::{self, Opened},
+    files::{self, ControllingTerminal},
     remains::Remains,
     task::Task,
     thread::clone3,
@@ -68,7 +68,7 @@ pub(super) fn grow(
 
 /// What session leaders need to take their terminals.
 pub(super) struct Seat<'a> {
-    pub(super) opened: &'a Opened,
+    pub(super) terminals: &'a [ControllingTerminal],
     /// The husks' descriptor that stands for the daemon.
     pub(super) daemon: i32,
 }
@@ -111,7 +111,7 @@ impl Growth<'_> {
                 let batch = self.batch_of(pid)?;
                 batch.call(libc::SYS_setsid, &[]);
                 // Before there are children: they inherit the terminal, and only so.
-                files::take_terminal(pid, seat.opened, seat.daemon, batch);
+                files::take_terminal(pid, seat.terminals, seat.daemon, batch);
             }
             Step::JoinGroup { pid, group } => {
                 self.batch_of(pid)?

@@ -11,6 +11,7 @@
 mod address_space;
 mod build;
 pub mod clocks;
+mod draft;
 mod error;
 pub mod files;
 mod finish;
@@ -29,6 +30,7 @@ mod pin;
 mod prepare;
 mod process;
 mod remains;
+pub mod revise;
 mod seccomp;
 mod shm;
 mod sleep;
@@ -38,9 +40,11 @@ mod task;
 mod thread;
 pub mod tree;
 pub mod vdso;
+mod world;
 pub mod xstate;
 
 pub use build::Building;
+pub use draft::Drafted;
 pub use error::RestoreError;
 pub use hold::Complete;
 pub use names::{StagedName, publish, withdraw};

@@ -26,5 +26,6 @@ pub mod system_v;
 pub mod tcp;
 pub mod tty;
 pub mod tty_queue;
+pub mod userfaultfd;
 
 pub use pid::HostPid;

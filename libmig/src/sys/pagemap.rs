@@ -2,6 +2,8 @@
 
 use std::{fs::File, io, os::fd::AsRawFd};
 
+/// PAGE_IS_WRITTEN: since the last scan that cleared it (see [`super::userfaultfd`]).
+pub const WRITTEN: u64 = 1 << 1;
 /// PAGE_IS_FILE: file-mapped or shared; a private copy is not.
 pub const FILE: u64 = 1 << 2;
 /// PAGE_IS_PRESENT.
@@ -12,6 +14,11 @@ pub const SWAPPED: u64 = 1 << 4;
 pub const PFNZERO: u64 = 1 << 5;
 /// PAGE_IS_GUARD (Linux 6.15): MADV_GUARD_INSTALL.
 pub const GUARD: u64 = 1 << 8;
+
+/// Clears [`WRITTEN`] of what is found.
+pub(super) const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
+/// Fails with EPERM where writes are not noted.
+pub(super) const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
 
 /// _IOWR('f', 16, struct pm_scan_arg).
 const PAGEMAP_SCAN: libc::c_ulong = 0xc060_6610;
@@ -69,6 +76,22 @@ pub fn open(pid: super::HostPid) -> io::Result<File> {
     File::open(format!("/proc/{pid}/pagemap"))
 }
 
+/// What to look for.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Query {
+    /// Categories that a page must have, all of them.
+    pub all: u64,
+    /// Categories of which a page must have one, if there are any.
+    pub any: u64,
+    /// Categories that are told.
+    pub returned: u64,
+    /// Only where writes are noted.
+    pub tracked: bool,
+    /// From now on what was found counts as not [`WRITTEN`]; done together with the look,
+    /// so that no write is missed.
+    pub clear: bool,
+}
+
 /// The pages of `start..end` that have one of the categories `any`, with
 /// their categories out of `returned`.
 ///
@@ -81,6 +104,22 @@ pub fn scan(
     any: u64,
     returned: u64,
 ) -> io::Result<Vec<Region>> {
+    let query = Query {
+        any,
+        returned,
+        ..Query::default()
+    };
+    find(pagemap, start, end, query)
+}
+
+/// The pages of `start..end` that a query is about.
+///
+/// # Errors
+/// As [`scan`]; EPERM where writes should be noted and are not. What was cleared until
+/// then is not told.
+pub fn find(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<Vec<Region>> {
+    let flag = |set: bool, flag: u64| if set { flag } else { 0 };
+    let flags = flag(query.clear, PM_SCAN_WP_MATCHING) | flag(query.tracked, PM_SCAN_CHECK_WPASYNC);
     let mut found: Vec<Region> = Vec::new();
     let mut from = start;
     loop {
@@ -89,10 +128,12 @@ pub fn scan(
         let room = usize::try_from(pages).unwrap_or(BATCH).min(BATCH - 1) + 1;
         let mut regions = vec![Region::default(); room];
         let mut argument = ScanArgument {
+            flags,
             start: from,
             end,
-            category_anyof_mask: any,
-            return_mask: returned,
+            category_mask: query.all,
+            category_anyof_mask: query.any,
+            return_mask: query.returned,
             ..ScanArgument::default()
         };
         let count = argument.call(pagemap, &mut regions)?;

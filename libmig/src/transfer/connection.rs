@@ -1,13 +1,16 @@
 //! One connection on which one job moves: counted, bounded, in phase.
 
-use std::io::{self, ErrorKind::UnexpectedEof, Read, Write};
+use std::{
+    io::{self, ErrorKind::UnexpectedEof, Read, Write},
+    ops::Range,
+};
 
 use thiserror::Error;
 
 use super::{Message, Refusal};
 use crate::{
     capture::BulkSink,
-    image::{BulkTarget, JobImage},
+    image::{BulkTarget, Draft, JobImage, Pid},
     wire::{self, Frame, FrameError},
 };
 
@@ -74,6 +77,12 @@ impl Incoming {
                 Message::Lent => "'lent'",
                 Message::Taken => "'taken'",
                 Message::Gone => "'gone'",
+                Message::Draft { .. } => "a draft",
+                Message::Drafted { .. } => "'drafted'",
+                Message::Round => "the end of a round",
+                Message::InPlace => "'in place'",
+                Message::Afresh => "'afresh'",
+                Message::Absent { .. } => "what is absent",
             },
             Self::Image(_) => "an image",
             Self::Bulk(_) => "bulk",
@@ -172,6 +181,19 @@ impl<S: Link> Connection<S> {
         self.flush()
     }
 
+    /// Writes a draft, and flushes.
+    ///
+    /// # Errors
+    /// As [`Connection::send_image`].
+    pub fn send_draft(&mut self, draft: &Draft) -> Result<(), TransferError> {
+        let message = Message::Draft {
+            console: draft.console,
+        };
+        self.sent += wire::write_message(&mut self.gathered, &message, false)?;
+        self.sent += wire::write_message(&mut self.gathered, &draft.image, true)?;
+        self.flush()
+    }
+
     /// Reads the next frame.
     ///
     /// # Errors
@@ -261,6 +283,23 @@ impl<S: Link> BulkSink for Connection<S> {
         };
         self.sent += written.map_err(|error| io_error(self.note(error)))?;
         self.bulk += bytes.len() as u64;
+        self.flush_if_much()
+    }
+
+    fn absent(&mut self, pid: Pid, range: Range<u64>) -> io::Result<()> {
+        let message = Message::Absent {
+            pid,
+            start: range.start,
+            end: range.end,
+        };
+        self.sent += wire::write_message(&mut self.gathered, &message, false).map_err(io_error)?;
+        self.flush_if_much()
+    }
+}
+
+impl<S: Link> Connection<S> {
+    /// Bulk is not flushed with every frame.
+    fn flush_if_much(&mut self) -> io::Result<()> {
         if self.gathered.len() >= GATHERED {
             self.listen()?;
             let written = self.write_gathered().map_err(FrameError::Connection);
@@ -268,9 +307,7 @@ impl<S: Link> BulkSink for Connection<S> {
         }
         Ok(())
     }
-}
 
-impl<S: Link> Connection<S> {
     /// Before much is written: the other side may have something to say.
     fn listen(&mut self) -> io::Result<()> {
         if self.stream.has_news() {

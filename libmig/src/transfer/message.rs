@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{CpuLevel, Obstacle},
-    image::NeededFile,
+    image::{NeededFile, Pid, Seat},
 };
 
 /// A control message of a move.
@@ -54,6 +54,31 @@ pub enum Message {
     Taken,
     /// Source: it is gone.
     Gone,
+    /// Source, after `Pong`: the job runs on; what it looks like now follows as an image.
+    Draft {
+        /// The terminal of a session.
+        console: Option<Seat>,
+    },
+    /// Destination: the processes are there to be filled, or they cannot be made yet.
+    Drafted {
+        /// Whether they are there.
+        ready: bool,
+    },
+    /// Source: what has changed until now is sent; more follows.
+    Round,
+    /// Destination: it is in place.
+    InPlace,
+    /// Source, before `State`: the draft is of no use any more. All memory follows again.
+    Afresh,
+    /// Source, after the image: of what was sent before it, this is nothing any more.
+    Absent {
+        /// In the capsule.
+        pid: Pid,
+        /// First address.
+        start: u64,
+        /// One past the last.
+        end: u64,
+    },
 }
 
 /// What the destination must know before it says yes.

@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 22. Memory that is sent while the job runs.
 //! 21. The end of a job says which epoch it had.
 //! 20. Namespaces that the job has made.
 //! 19. CPU levels of jobs.
@@ -23,9 +24,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 21;
+pub const NEWEST: u16 = 22;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 21;
+pub const OLDEST: u16 = 22;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -554,9 +554,10 @@ impl Registry {
     /// A job ended: here, or elsewhere and home hears of it.
     pub(super) fn exited(&mut self, exit: &ExitRecord) -> Ruled<()> {
         let job = &exit.job;
-        let (owner, epoch) = match self.records.get(job) {
-            Some(record) => (Some(record.uid), record.epoch),
-            None => (None, u64::MAX),
+        let (owner, epoch) = match (self.records.get(job), self.exits.get(job)) {
+            (Some(record), _) => (Some(record.uid), record.epoch),
+            // Its end is heard from its capsule here and from where it was, in any order.
+            (None, earlier) => (earlier.map(|earlier| earlier.uid), u64::MAX),
         };
         let exit = &ExitRecord {
             uid: owner.unwrap_or(exit.uid),

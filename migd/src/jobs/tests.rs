@@ -206,6 +206,19 @@ fn ends_are_remembered_and_bounded() {
 }
 
 #[test]
+fn an_end_that_is_heard_twice_is_still_its_owners() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut n1 = open(dir.path(), "n1");
+    let record = create(&mut n1);
+    for _ in 0..2 {
+        let mut exit = ended_now(record.id.clone(), ExitStatus::Code(0));
+        exit.uid = record.uid + 1;
+        n1.exited(&exit).unwrap();
+        assert_eq!(n1.exits[&record.id].uid, record.uid);
+    }
+}
+
+#[test]
 fn two_daemons_never_open_one_table() {
     let dir = tempfile::tempdir().unwrap();
     let _first = open(dir.path(), "n1");

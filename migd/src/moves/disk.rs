@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Read};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use libmig::api::{CheckpointReport, Code, Failure, JobId, Obstacle, local};
+use libmig::api::{CheckpointReport, Code, Failure, JobId, MoveMode, Obstacle, local};
 use libmig::checkpoint::Header;
 use libmig::image::{FileObject, JobImage, OpenFile, ProcessKind};
 use libmig::migration::{MoveError, Proposed, SourceJob, failpoint};
@@ -47,8 +47,9 @@ pub(crate) fn save(
     let (record, epoch) = daemon.jobs.leave(job, daemon.node())?;
     let ends = asker.is_some();
     let saved = survivor::run(|| {
+        let how = (daemon.node(), MoveMode::Stop);
         Local::find(daemon, job)
-            .and_then(|local| Outgoing::new(daemon, local, record, epoch, daemon.node(), events))
+            .and_then(|local| Outgoing::new(daemon, local, record, epoch, how, events))
             .and_then(|mut outgoing| {
                 let report = write(daemon, caller, &mut outgoing, file, ends)?;
                 if let Some(asker) = asker {

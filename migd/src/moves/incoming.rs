@@ -1,16 +1,17 @@
 //! The destination's end of a move.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use libmig::api::{Failure, JobId, NodeName, Obstacle};
-use libmig::image::{BulkTarget, JobImage};
+use libmig::image::{BulkTarget, Draft, JobImage, Pid};
 use libmig::migration::{DestinationJob, JobError};
-use libmig::restore::{self, Building, CapsuleRef, Complete, Prepared, RestoreError};
+use libmig::restore::{self, Building, CapsuleRef, Complete, Drafted, Prepared, RestoreError};
 use libmig::sys::HostPid;
 use libmig::transfer::{Offer, Proposal};
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::admission::{self, Candidate};
 use super::disk::secrets;
@@ -33,6 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 enum Copy {
     None,
     Prepared(Box<Prepared>),
+    Drafted(Box<Drafted>),
     Building(Box<Building>, Box<JobImage>),
     Complete(Complete),
     Released,
@@ -62,6 +64,8 @@ pub(super) struct Incoming<'a> {
     source: NodeName,
     file: Option<FromFile>,
     main: i32,
+    /// The zygote's ID.
+    zygote: i32,
     local: Option<Local>,
     copy: Copy,
     claims: Option<Claims>,
@@ -79,6 +83,7 @@ impl<'a> Incoming<'a> {
             source: source.clone(),
             file: None,
             main: 0,
+            zygote: ZYGOTE,
             local: None,
             copy: Copy::None,
             claims: None,
@@ -222,12 +227,41 @@ impl DestinationJob for Incoming<'_> {
             .jobs
             .reserve(record, self.epoch, self.source.clone())?;
         self.local = Some(self.capsule(offer)?);
-        let daemon: OwnedFd = pidfd_open(getpid(), PidfdFlags::empty())?;
-        let pid = ZYGOTE.max(offer.highest_tid.saturating_add(1));
-        let local = self.local()?;
+        self.zygote = ZYGOTE.max(offer.highest_tid.saturating_add(1));
         if let Some(index) = offer.console {
-            local.capsule.terminal(index)?;
+            self.local()?.capsule.terminal(index)?;
         }
+        self.afresh()
+    }
+
+    fn draft(&mut self, draft: Draft) -> Result<bool, JobError> {
+        if self.file.is_some() {
+            return Err("nothing runs while it is read from a file".into());
+        }
+        let Copy::Prepared(prepared) = std::mem::replace(&mut self.copy, Copy::None) else {
+            return Err("a draft came before the offer was accepted".into());
+        };
+        match prepared.draft(&draft) {
+            Ok(drafted) => {
+                self.copy = Copy::Drafted(Box::new(drafted));
+                Ok(true)
+            }
+            Err(error) => {
+                info!(job = %self.job, %error, "its processes cannot be made ahead");
+                self.afresh()?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn afresh(&mut self) -> Result<(), JobError> {
+        // A zygote with children that are husks already is of no use.
+        self.copy = Copy::None;
+        let daemon: OwnedFd = pidfd_open(getpid(), PidfdFlags::empty())?;
+        // The one before may not have been waited for yet.
+        self.zygote += 1;
+        let pid = self.zygote;
+        let local = self.local()?;
         let zygote = local.capsule.zygote(pid, daemon.as_fd())?;
         let capsule = CapsuleRef {
             init: local.init,
@@ -238,10 +272,14 @@ impl DestinationJob for Incoming<'_> {
         Ok(())
     }
 
+    fn absent(&mut self, pid: Pid, range: Range<u64>) -> Result<(), JobError> {
+        match &mut self.copy {
+            Copy::Building(building, _) => building.absent(pid, range).map_err(restoring),
+            _ => Err("memory was taken back before the image came".into()),
+        }
+    }
+
     fn build(&mut self, state: &[u8], image: JobImage) -> Result<(), JobError> {
-        let Copy::Prepared(prepared) = std::mem::replace(&mut self.copy, Copy::None) else {
-            return Err("an image came before the offer was accepted".into());
-        };
         if let Some(uid) = self.file.as_ref().and_then(|file| file.caller) {
             let obstacles = secrets(&image, uid, "ask root to restore it");
             if !obstacles.is_empty() {
@@ -253,11 +291,15 @@ impl DestinationJob for Incoming<'_> {
         }
         let checked = self.state.as_ref();
         self.passed(checked.map(|state| state.obstacles(&image)))?;
+        let copy = std::mem::replace(&mut self.copy, Copy::None);
         let local = self.local()?;
         local.capsule.arrive(state.to_vec())?;
-        let building = prepared
-            .build(&image, &mut local.capsule)
-            .map_err(restoring)?;
+        let building = match copy {
+            Copy::Prepared(prepared) => prepared.build(&image, &mut local.capsule),
+            Copy::Drafted(drafted) => drafted.build(&image, &mut local.capsule),
+            _ => return Err("an image came before the offer was accepted".into()),
+        };
+        let building = building.map_err(restoring)?;
         self.copy = Copy::Building(Box::new(building), Box::new(image));
         Ok(())
     }
@@ -265,6 +307,7 @@ impl DestinationJob for Incoming<'_> {
     fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> Result<(), JobError> {
         match &mut self.copy {
             Copy::Building(building, _) => building.bulk(target, bytes).map_err(restoring),
+            Copy::Drafted(drafted) => drafted.bulk(target, bytes).map_err(restoring),
             _ => Err("memory came before the image".into()),
         }
     }

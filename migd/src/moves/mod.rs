@@ -70,16 +70,9 @@ pub(crate) fn start(
     mode: MoveMode,
     events: &Events,
 ) -> Result<MoveReport, Failure> {
-    if mode == MoveMode::Precopy {
-        return Err(Failure::new(
-            Code::Usage,
-            "this build copies memory after the freeze only",
-        )
-        .hint("leave --mode away"));
-    }
     let mut tries = 1;
     loop {
-        match attempt(daemon, job, to, events) {
+        match attempt(daemon, job, (to, mode), events) {
             Attempt::Moved(moved) => return Ok(report(daemon, job, to, &moved)),
             Attempt::Failed(failure) => return Err(failure),
             Attempt::Again(_) if tries < TRIES => {
@@ -100,20 +93,25 @@ enum Attempt {
 
 /// In a process of its own, which a killed daemon does not take along in the middle of what
 /// a job might not survive.
-fn attempt(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Attempt {
-    survivor::run(|| try_once(daemon, job, to, events)).unwrap_or_else(|error| {
+fn attempt(daemon: &Daemon, job: &JobId, how: (&NodeName, MoveMode), events: &Events) -> Attempt {
+    survivor::run(|| try_once(daemon, job, how, events)).unwrap_or_else(|error| {
         let said = "there can be no process for the move";
         Attempt::Failed(Failure::from_error(Code::Host, said, &error))
     })
 }
 
-fn try_once(daemon: &Daemon, job: &JobId, to: &NodeName, events: &Events) -> Attempt {
+fn try_once(
+    daemon: &Daemon,
+    job: &JobId,
+    (to, mode): (&NodeName, MoveMode),
+    events: &Events,
+) -> Attempt {
     let (record, epoch) = match daemon.jobs.leave(job, to) {
         Ok(left) => left,
         Err(failure) => return Attempt::Failed(failure),
     };
     let departure = Local::find(daemon, job)
-        .and_then(|local| Outgoing::new(daemon, local, record, epoch, to, events))
+        .and_then(|local| Outgoing::new(daemon, local, record, epoch, (to, mode), events))
         .and_then(|mut outgoing| depart(daemon, &mut outgoing, job, epoch, to));
     match departure {
         Ok(Departure::Moved(moved)) => Attempt::Moved(moved),
@@ -191,7 +189,10 @@ fn report(daemon: &Daemon, job: &JobId, to: &NodeName, moved: &Moved) -> MoveRep
         job: job.clone(),
         from: daemon.node().clone(),
         to: to.clone(),
-        mode: MoveMode::Stop,
+        mode: match moved.rounds {
+            0 => MoveMode::Stop,
+            _ => MoveMode::Precopy,
+        },
         pause_us: micros(moved.pause),
         total_us: micros(moved.total),
         bytes_sent: moved.bytes_sent,

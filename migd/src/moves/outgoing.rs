@@ -6,12 +6,12 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use libmig::api::{Event, Failure, JobId, NodeName, Obstacle, Phase};
+use libmig::api::{Event, Failure, JobId, MoveMode, NodeName, Obstacle, Phase};
 use libmig::capture::files::{self, CapsuleStdio, FileSource, Hold, HoldError, UnlinkedContents};
 use libmig::capture::{
-    self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables,
+    self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables, Tracker,
 };
-use libmig::image::{JobImage, NeededFile};
+use libmig::image::{Draft, JobImage, NeededFile};
 use libmig::inspect::{fd, manifest};
 use libmig::migration::{JobError, SourceJob, failpoint};
 use libmig::sys::HostPid;
@@ -36,8 +36,10 @@ pub(super) struct Outgoing<'a> {
     record: JobRecord,
     epoch: u64,
     to: NodeName,
+    mode: MoveMode,
     frozen: Option<Frozen>,
     captured: Option<Captured>,
+    ahead: Option<Ahead>,
     unlinked: UnlinkedContents,
     departing: bool,
     held: bool,
@@ -50,7 +52,7 @@ impl<'a> Outgoing<'a> {
         local: Local,
         record: JobRecord,
         epoch: u64,
-        to: &NodeName,
+        (to, mode): (&NodeName, MoveMode),
         events: &'a Events,
     ) -> Result<Self, Failure> {
         Ok(Self {
@@ -60,8 +62,10 @@ impl<'a> Outgoing<'a> {
             record,
             epoch,
             to: to.clone(),
+            mode,
             frozen: None,
             captured: None,
+            ahead: None,
             unlinked: UnlinkedContents::default(),
             departing: false,
             held: false,
@@ -88,6 +92,23 @@ impl<'a> Outgoing<'a> {
             .expect("taken only when the job is reaped")
     }
 
+    /// To make its processes at the destination while it runs, it is stopped for a
+    /// moment: what is copied faster than that is copied when it stands still.
+    fn is_worth_a_draft(&mut self) -> bool {
+        /// Bytes.
+        const LARGE: u64 = 32 << 20;
+        let local = self.local();
+        let adopted = local.adopted.is_some();
+        match self.mode {
+            _ if adopted => false,
+            MoveMode::Precopy => true,
+            MoveMode::Auto => {
+                libmig::inspect::process::size(self.local().scope()).resident_bytes >= LARGE
+            }
+            _ => false,
+        }
+    }
+
     /// Duplicates of the pipes of `mig exec` as the frozen job holds them.
     fn originals(&mut self) -> [Option<OwnedFd>; 3] {
         let pipes = self.local().pipes();
@@ -97,6 +118,12 @@ impl<'a> Outgoing<'a> {
             frozen.find_open(pipe.device, pipe.inode)
         })
     }
+}
+
+/// What the destination has been told and sent while the job runs.
+struct Ahead {
+    draft: Draft,
+    tracker: Tracker,
 }
 
 fn tables(
@@ -223,9 +250,52 @@ impl SourceJob for Outgoing<'_> {
         root.map_or_else(|_| Vec::new(), |root| manifest::outdated(&root, files))
     }
 
+    fn draft(&mut self) -> Result<Option<Draft>, JobError> {
+        if !self.is_worth_a_draft() {
+            return Ok(None);
+        }
+        let console = self.local().stdio()?.console.map(|console| console.index);
+        let mut frozen = capture::freeze(self.local().scope()).map_err(capturing)?;
+        let draft = frozen.draft().map_err(capturing)?;
+        let of_capsule =
+            |draft: &Draft| draft.console.is_none_or(|seat| Some(seat.index) == console);
+        let Some(draft) = draft.filter(of_capsule) else {
+            return Ok(None);
+        };
+        let tracker = frozen.follow(&draft).map_err(capturing)?;
+        frozen.thaw();
+        if tracker.is_empty() {
+            return Ok(None);
+        }
+        self.ahead = Some(Ahead {
+            draft: draft.clone(),
+            tracker,
+        });
+        Ok(Some(draft))
+    }
+
+    fn forget_draft(&mut self) {
+        self.ahead = None;
+    }
+
+    fn round(&mut self, sink: &mut dyn BulkSink) -> Result<u64, JobError> {
+        let ahead = self.ahead.as_mut().ok_or("there is no draft")?;
+        ahead.tracker.round(sink).map_err(capturing)
+    }
+
+    fn outgrew_draft(&self) -> bool {
+        let image = self.captured.as_ref().map(|captured| &captured.image);
+        let fits = |ahead: &Ahead| image.is_some_and(|image| ahead.draft.fits(image));
+        self.ahead.as_ref().is_some_and(|ahead| !fits(ahead))
+    }
+
     fn freeze(&mut self) -> Result<(), JobError> {
         let scope = self.local().scope();
-        self.frozen = Some(capture::freeze(scope).map_err(capturing)?);
+        let mut frozen = capture::freeze(scope).map_err(capturing)?;
+        if let Some(ahead) = &self.ahead {
+            ahead.tracker.stopped(&mut frozen);
+        }
+        self.frozen = Some(frozen);
         Ok(())
     }
 
@@ -270,9 +340,14 @@ impl SourceJob for Outgoing<'_> {
     }
 
     fn send_bulk(&mut self, sink: &mut dyn BulkSink) -> Result<(), JobError> {
+        let outgrew = self.outgrew_draft();
         let frozen = self.frozen.as_mut().expect("sent while frozen");
         let captured = self.captured.as_ref().expect("captured before it is sent");
-        frozen.send_memory(captured, sink).map_err(capturing)?;
+        let ahead = self.ahead.as_mut().filter(|_| !outgrew);
+        let tracker = ahead.map(|ahead| &mut ahead.tracker);
+        frozen
+            .send_memory(captured, tracker, sink)
+            .map_err(capturing)?;
         self.unlinked.send(sink)?;
         Ok(())
     }

@@ -53,13 +53,27 @@ pub struct Opened {
     pub(super) names: Vec<StagedName>,
 }
 
+/// The terminal of a session.
 #[derive(Debug)]
-struct ControllingTerminal {
+pub struct ControllingTerminal {
     slave: OwnedFd,
     session: Pid,
     foreground: Pid,
     /// Who sets the foreground group: any member of the session.
     member: Option<Pid>,
+}
+
+impl ControllingTerminal {
+    /// For a session that is being made.
+    #[must_use]
+    pub fn of(slave: OwnedFd, session: Pid) -> Self {
+        Self {
+            slave,
+            session,
+            foreground: 0,
+            member: None,
+        }
+    }
 }
 
 /// An epoll entry, and the process that is to add it.
@@ -122,6 +136,12 @@ pub fn open(
 }
 
 impl Opened {
+    /// Terminals that control sessions.
+    #[must_use]
+    pub fn terminals(&self) -> &[ControllingTerminal] {
+        &self.terminals
+    }
+
     /// The description with this ID, in this process.
     #[must_use]
     pub fn file(&self, file: FileId) -> Option<BorrowedFd<'_>> {

@@ -59,8 +59,13 @@ pub fn place(
 /// Gives the session that `pid` leads its terminal, if it has one. To be run by
 /// the leader after setsid and before its children are made: they inherit the
 /// terminal, and only so. `daemon_pidfd` stays open.
-pub fn take_terminal(pid: Pid, opened: &Opened, daemon_pidfd: i32, batch: &mut Batch) {
-    for terminal in opened.terminals.iter().filter(|one| one.session == pid) {
+pub fn take_terminal(
+    pid: Pid,
+    terminals: &[ControllingTerminal],
+    daemon_pidfd: i32,
+    batch: &mut Batch,
+) {
+    for terminal in terminals.iter().filter(|one| one.session == pid) {
         let local = i64::from(terminal.slave.as_raw_fd());
         let slave = batch.call(
             libc::SYS_pidfd_getfd,

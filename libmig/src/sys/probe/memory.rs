@@ -1,44 +1,20 @@
 //! Facilities that track what a process writes: PAGEMAP_SCAN and userfaultfd.
 
-use std::{
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-    ptr,
-};
+use std::ptr;
 
 use nix::errno::Errno;
 
-use super::{check, in_child};
+use super::in_child;
 use crate::sys::{
     HostPid,
-    pagemap::{self, Region, ScanArgument},
+    pagemap::{self, PM_SCAN_CHECK_WPASYNC, PM_SCAN_WP_MATCHING, Region, ScanArgument},
+    userfaultfd::WriteTracker,
 };
 
 const PAGE: usize = 4096;
 const PAGES: usize = 4;
 const PAGE_IS_WRITTEN: u64 = 1 << 1;
 const PAGE_IS_PRESENT: u64 = 1 << 3;
-const PM_SCAN_WP_MATCHING: u64 = 1 << 0;
-const PM_SCAN_CHECK_WPASYNC: u64 = 1 << 1;
-
-/// struct uffdio_api of include/uapi/linux/userfaultfd.h.
-#[repr(C)]
-struct UffdApi {
-    api: u64,
-    features: u64,
-    ioctls: u64,
-}
-
-/// struct uffdio_register.
-#[repr(C)]
-struct UffdRegister {
-    start: u64,
-    len: u64,
-    mode: u64,
-    ioctls: u64,
-}
-
-nix::ioctl_readwrite!(uffd_api, 0xAA, 0x3F, UffdApi);
-nix::ioctl_readwrite!(uffd_register, 0xAA, 0x00, UffdRegister);
 
 /// PAGEMAP_SCAN (Linux 6.7): finds the pages that are there.
 ///
@@ -59,32 +35,14 @@ pub fn pagemap_scan() -> Result<(), Errno> {
 /// # Errors
 /// What the kernel says.
 pub fn write_tracking() -> Result<(), Errno> {
-    const UFFD_FEATURE_WP_ASYNC: u64 = 1 << 15;
-    const UFFDIO_REGISTER_MODE_WP: u64 = 1 << 1;
     in_child(|| {
         let area = Area::map()?;
         (0..PAGES).for_each(|page| area.write(page));
-        // SAFETY: no pointers; a new descriptor comes back.
-        let fd = check(unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) })?;
-        let fd = i32::try_from(fd).map_err(|_| Errno::EPROTO)?;
-        // SAFETY: it was just made, and nobody else has it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let mut api = UffdApi {
-            api: 0xAA,
-            features: UFFD_FEATURE_WP_ASYNC,
-            ioctls: 0,
-        };
-        // SAFETY: a userfaultfd, and the struct that the call takes.
-        unsafe { uffd_api(fd.as_raw_fd(), &raw mut api) }?;
-        let mut register = UffdRegister {
-            start: area.0 as u64,
-            len: (PAGES * PAGE) as u64,
-            mode: UFFDIO_REGISTER_MODE_WP,
-            ioctls: 0,
-        };
-        // SAFETY: as above; the range is our own mapping. In mode WP_ASYNC the
-        // kernel resolves all faults by itself.
-        unsafe { uffd_register(fd.as_raw_fd(), &raw mut register) }?;
+        let start = area.0 as u64;
+        let tracker = WriteTracker::of_this_process().map_err(|error| errno(&error))?;
+        tracker
+            .register(start, start + (PAGES * PAGE) as u64)
+            .map_err(|error| errno(&error))?;
         let track = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC;
         area.scan(track, PAGE_IS_WRITTEN)?;
         area.write(2);

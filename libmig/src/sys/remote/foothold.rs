@@ -11,6 +11,7 @@
 use super::{
     HostPid, RemoteError,
     code::{self, boot},
+    injector::Pause,
     plan::put,
 };
 use crate::{
@@ -180,6 +181,22 @@ pub(super) fn run_to(
         thread.send_again(number)?;
     }
     Ok(children)
+}
+
+/// Lets injected code run to the entry of the first call of this number, which it must make.
+pub(super) fn run_to_call(
+    thread: &mut Stopped,
+    (number, told): Pause<'_>,
+) -> Result<(), RemoteError> {
+    loop {
+        to_syscall_stop(thread)?;
+        let registers = thread.registers()?;
+        let entered = registers[reg::RAX].cast_signed() == -i64::from(libc::ENOSYS);
+        if entered && registers[reg::ORIG_RAX].cast_signed() == number {
+            told(registers[reg::RDI]);
+            return Ok(());
+        }
+    }
 }
 
 fn borrow(

@@ -5,7 +5,7 @@ use super::{
     code::{self, CODE_LEN, header},
     foothold::{
         ERESTART_RESTARTBLOCK, ERESTARTNOHAND, PlainCall, force_write, injected, restarted, run_to,
-        two_calls,
+        run_to_call, two_calls,
     },
     plan::{self, put},
 };
@@ -29,6 +29,9 @@ pub struct Site {
     /// For the two mmap calls.
     pub foothold: Foothold,
 }
+
+/// The number of a system call, and who is told its first argument before it is made.
+pub type Pause<'a> = (i64, &'a mut dyn FnMut(u64));
 
 /// The injected pages of one address space. Threads that share it, and
 /// children that were forked with it, run batches at the same addresses; the
@@ -94,6 +97,21 @@ impl Injector {
     /// When the thread dies or stops for something else. A failing system call
     /// is no error here: ask [`Results`].
     pub fn run(&self, thread: &mut Stopped, batch: &Batch) -> Result<Results, RemoteError> {
+        self.run_pausing(thread, batch, None)
+    }
+
+    /// The same, with a pause where the thread is about to make a certain call for the
+    /// first time: the number of the call, and who is told its first argument meanwhile.
+    /// A thread that loses its tracer there goes on and finds home.
+    ///
+    /// # Errors
+    /// As [`Injector::run`].
+    pub fn run_pausing(
+        &self,
+        thread: &mut Stopped,
+        batch: &Batch,
+        mut pause: Option<Pause<'_>>,
+    ) -> Result<Results, RemoteError> {
         let capacity = usize::try_from(DATA_LEN).expect("256 KiB");
         let mut results = Results::new(thread.thread(), batch);
         let mut first = 0;
@@ -101,7 +119,8 @@ impl Injector {
             let piece = plan::cut(batch, first, capacity)?;
             let base = self.code + CODE_LEN;
             let mut image = piece.image(batch, &results, base);
-            results.children.extend(self.run_once(thread, &mut image)?);
+            let children = self.run_once(thread, &mut image, pause.take())?;
+            results.children.extend(children);
             piece.collect(&image, base, &mut results);
             if results.stopped_in(piece.first..piece.end) {
                 break;
@@ -153,6 +172,7 @@ impl Injector {
         &self,
         thread: &mut Stopped,
         image: &mut [u8],
+        pause: Option<Pause<'_>>,
     ) -> Result<Vec<crate::sys::HostPid>, RemoteError> {
         let saved = thread.registers()?;
         let mask = thread.sigmask()?;
@@ -178,6 +198,7 @@ impl Injector {
         let run = thread
             .set_sigmask(!bit(signal))
             .map_err(RemoteError::from)
+            .and_then(|()| pause.map_or(Ok(()), |pause| run_to_call(thread, pause)))
             .and_then(|()| run_to(thread, signal, self.code + code::walker().lost));
         if matches!(&run, Err(RemoteError::Ptrace(error)) if error.is_lost()) {
             return run;

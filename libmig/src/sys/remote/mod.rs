@@ -25,7 +25,7 @@ pub mod rewait;
 
 pub use batch::{Arg, Batch, DataRef, Slot};
 pub use foothold::Foothold;
-pub use injector::{Injector, Site};
+pub use injector::{Injector, Pause, Site};
 pub use results::{Outcome, Results};
 
 use std::io;

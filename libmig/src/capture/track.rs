@@ -1,0 +1,303 @@
+//! Memory that is sent while the job runs, and what becomes wrong of it meanwhile.
+//!
+//! A page is protected first and copied then (userfaultfd WP_ASYNC, PAGEMAP_SCAN): a write that comes
+//! in between makes it count as written again. What cannot be followed (a mapping that came
+//! a moment ago, was moved by mremap(2), or has a userfaultfd of the program's own; a child that was
+//! forked; a program that was exec'd) is sent when the job stands still.
+
+use std::{
+    io,
+    ops::Range,
+    os::fd::{AsFd, OwnedFd},
+};
+
+use rangemap::RangeSet;
+use rustix::process::{Pid as RustixPid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+
+use super::{
+    BulkSink, CaptureError, Frozen,
+    freeze::FrozenProcess,
+    memory::unreadable,
+    pages::{self, Source},
+};
+use crate::{
+    image::{Backing, Draft, Mapping, Pid, ProcessKind},
+    inspect::{
+        maps::{self, Area},
+        process::is_gone,
+    },
+    sys::{
+        HostPid,
+        pagemap::{self, Query, Region},
+        remote::{Batch, Injector},
+        userfaultfd::WriteTracker,
+    },
+};
+
+/// What is known of the memory of a running tree at its destination. Dropped, the tree
+/// is as if it had never been followed.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    processes: Vec<Followed>,
+}
+
+/// A process whose writes are noted.
+#[derive(Debug)]
+pub(super) struct Followed {
+    pid: Pid,
+    source: Source,
+    writes: WriteTracker,
+    /// What there is room for at the destination.
+    room: RangeSet<u64>,
+    /// What has been sent at any time.
+    there: RangeSet<u64>,
+    /// What was right when it was sent, and has been followed since.
+    fresh: RangeSet<u64>,
+}
+
+impl Frozen {
+    /// Begins to follow the writes of all processes of which that can be done, to the memory
+    /// that they have in `draft`.
+    ///
+    /// # Errors
+    /// When a process dies meanwhile.
+    pub fn follow(&mut self, draft: &Draft) -> Result<Tracker, CaptureError> {
+        let live = self
+            .processes
+            .iter_mut()
+            .filter(|process| !process.threads.is_empty());
+        let mut tracker = Tracker::default();
+        for process in live {
+            // A filter may end a program for the calls that this takes.
+            if process.threads.iter().any(|one| one.status.seccomp != 0) {
+                continue;
+            }
+            let (pid, host) = (process.pid, process.host);
+            match begin(process)? {
+                Ok(writes) => tracker.processes.push(Followed {
+                    pid,
+                    source: Source::open(host)?,
+                    writes,
+                    room: room(draft, pid),
+                    there: RangeSet::new(),
+                    fresh: RangeSet::new(),
+                }),
+                Err(error) => tracing::info!(pid, %error, "its writes cannot be followed"),
+            }
+        }
+        Ok(tracker)
+    }
+}
+
+/// What a draft has of a process' own memory.
+fn room(draft: &Draft, pid: Pid) -> RangeSet<u64> {
+    let processes = &draft.image.processes;
+    let process = processes.iter().find(|process| process.pid == pid);
+    let mappings = process.into_iter().flat_map(|process| match &process.kind {
+        ProcessKind::Live(live) => live.memory.mappings.as_slice(),
+        ProcessKind::Zombie { .. } => &[],
+    });
+    mappings
+        .filter(|mapping| {
+            matches!(
+                mapping.backing,
+                Backing::Anonymous | Backing::FilePrivate(_)
+            )
+        })
+        .filter(|mapping| pages::view(mapping).is_some())
+        .map(|mapping| mapping.start..mapping.end)
+        .collect()
+}
+
+/// Has a process make a userfaultfd, which it does not keep.
+fn begin(process: &mut FrozenProcess) -> Result<io::Result<WriteTracker>, CaptureError> {
+    let host = process.host;
+    let pidfd = RustixPid::from_raw(host.raw()).expect("a process has a positive ID");
+    let pidfd = pidfd_open(pidfd, PidfdFlags::empty());
+    let pidfd = pidfd.map_err(|errno| CaptureError::proc(host, "pidfd")(errno.into()))?;
+    let leader = &mut process.threads[0].stopped;
+    let site = maps::injection_site(host).map_err(CaptureError::proc(host, "maps"))?;
+    let injector = Injector::install(leader, &site)?;
+    let mut batch = Batch::new();
+    let flags = libc::O_CLOEXEC.into();
+    let made = batch.attempt(libc::SYS_userfaultfd, &[flags]);
+    batch.attempt(libc::SYS_close, &[made.into()]);
+    let mut fetched: io::Result<OwnedFd> = Err(io::ErrorKind::NotFound.into());
+    let mut fetch = |number: u64| {
+        let number = i32::try_from(number.cast_signed()).unwrap_or(-libc::EBADF);
+        fetched = if number < 0 {
+            Err(io::Error::from_raw_os_error(-number))
+        } else {
+            let fetched = pidfd_getfd(pidfd.as_fd(), number, PidfdGetfdFlags::empty());
+            fetched.map_err(io::Error::from)
+        };
+    };
+    // Whatever happens to us in between, the process closes it.
+    let ran = injector.run_pausing(leader, &batch, Some((libc::SYS_close, &mut fetch)));
+    let removed = injector.remove(leader, site.foothold);
+    ran?;
+    removed?;
+    Ok(fetched.and_then(WriteTracker::new))
+}
+
+impl Tracker {
+    /// Whether nothing is followed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.processes.is_empty()
+    }
+
+    /// Sends what the destination does not have, or has as it is no more. The tree runs.
+    ///
+    /// Returns the bytes that were sent.
+    ///
+    /// # Errors
+    /// [`CaptureError::Bulk`] from the carrier.
+    pub fn round(&mut self, sink: &mut dyn BulkSink) -> Result<u64, CaptureError> {
+        let mut buffer = pages::buffer();
+        let mut sent = 0;
+        let mut ended = Vec::new();
+        for process in &mut self.processes {
+            match process.round(sink, &mut buffer) {
+                Ok(bytes) => sent += bytes,
+                Err(CaptureError::Proc { source, .. }) if is_gone(&source) => {
+                    ended.push(process.pid);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.processes
+            .retain(|process| !ended.contains(&process.pid));
+        Ok(sent)
+    }
+
+    /// The tree has been stopped: that its writes are noted is none of its own state.
+    pub fn stopped(&self, frozen: &mut Frozen) {
+        frozen.followed = self.processes.iter().map(|one| one.source.host).collect();
+    }
+
+    pub(super) fn of(&mut self, host: HostPid) -> Option<&mut Followed> {
+        let mut all = self.processes.iter_mut();
+        all.find(|one| one.source.host == host)
+    }
+}
+
+impl Followed {
+    fn round(&mut self, sink: &mut dyn BulkSink, buffer: &mut [u8]) -> Result<u64, CaptureError> {
+        let host = self.source.host;
+        let areas = maps::read(host).map_err(CaptureError::proc(host, "maps"))?;
+        let mut sent = 0;
+        for area in areas.iter().filter(|area| is_own(area)) {
+            for run in self.written(area) {
+                let room: Vec<_> = clipped(&self.room, &run).collect();
+                for run in room {
+                    sent += self.send(run, sink, buffer)?;
+                }
+            }
+        }
+        Ok(sent)
+    }
+
+    /// What has been written to since the last round, and counts as not written to from now on.
+    fn written(&mut self, area: &Area) -> Vec<Range<u64>> {
+        let regions = self.clear(area).or_else(|_| {
+            // It is new, or another one than before.
+            self.fresh.remove(area.start..area.end);
+            self.writes.register(area.start, area.end)?;
+            self.clear(area)
+        });
+        let Ok(regions) = regions else {
+            // The kernel's, or gone again: for the last round.
+            self.fresh.remove(area.start..area.end);
+            return Vec::new();
+        };
+        let mut runs = Vec::new();
+        for region in regions {
+            self.fresh.remove(region.start..region.end);
+            if pages::is_own(&region, area.inode != 0) {
+                runs.push(region.start..region.end);
+            }
+        }
+        runs
+    }
+
+    fn clear(&self, area: &Area) -> io::Result<Vec<Region>> {
+        let query = Query {
+            all: pagemap::WRITTEN,
+            any: pages::ANY,
+            returned: pages::RETURNED,
+            tracked: true,
+            clear: true,
+        };
+        pagemap::find(&self.source.pagemap, area.start, area.end, query)
+    }
+
+    fn send(
+        &mut self,
+        run: Range<u64>,
+        sink: &mut dyn BulkSink,
+        buffer: &mut [u8],
+    ) -> Result<u64, CaptureError> {
+        let mut sent = 0;
+        for piece in pages::pieces(run) {
+            match self.source.send(self.pid, piece.clone(), sink, buffer) {
+                Ok(()) => {
+                    sent += piece.end - piece.start;
+                    self.there.insert(piece.clone());
+                    self.fresh.insert(piece);
+                }
+                // Unmapped since: what is there now comes in the next round.
+                Err(CaptureError::Proc { source, .. }) if unreadable(&source) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(sent)
+    }
+
+    /// The process stands still: forgets what has been written to of a mapping since, and
+    /// returns what of it the destination need not be sent.
+    pub(super) fn still_right(&mut self, mapping: &Mapping) -> io::Result<Vec<Range<u64>>> {
+        let range = mapping.start..mapping.end;
+        let query = Query {
+            all: pagemap::WRITTEN,
+            returned: pagemap::WRITTEN,
+            tracked: true,
+            ..Query::default()
+        };
+        let known: Vec<_> = clipped(&self.fresh, &range).collect();
+        for piece in known {
+            match pagemap::find(&self.source.pagemap, piece.start, piece.end, query) {
+                Ok(regions) => regions
+                    .iter()
+                    .for_each(|region| self.fresh.remove(region.start..region.end)),
+                Err(error) if is_gone(&error) => return Err(error),
+                Err(_) => self.fresh.remove(piece),
+            }
+        }
+        Ok(clipped(&self.fresh, &range).collect())
+    }
+
+    /// What of a mapping the destination has and must not have: all of it but `kept`.
+    pub(super) fn outdated(&self, mapping: &Mapping, kept: &RangeSet<u64>) -> Vec<Range<u64>> {
+        let mut outdated: RangeSet<u64> =
+            clipped(&self.there, &(mapping.start..mapping.end)).collect();
+        for range in kept.overlapping(mapping.start..mapping.end) {
+            outdated.remove(range.clone());
+        }
+        outdated.into_iter().collect()
+    }
+}
+
+fn clipped<'a>(
+    set: &'a RangeSet<u64>,
+    range: &'a Range<u64>,
+) -> impl Iterator<Item = Range<u64>> + 'a {
+    set.overlapping(range.clone())
+        .map(|found| found.start.max(range.start)..found.end.min(range.end))
+}
+
+/// Memory that belongs to the process alone, or may.
+fn is_own(area: &Area) -> bool {
+    let of_kernel = [b"[vdso]".as_slice(), b"[vsyscall]"].contains(&area.name.as_slice());
+    !area.shared && !of_kernel && !area.name.starts_with(b"[vvar")
+}
