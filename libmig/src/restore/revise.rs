@@ -1,7 +1,7 @@
 //! From an address space that was laid out while the program ran to the one that it has
 //! now: what of it stays, and keeps its contents. Pure.
 
-use std::ops::Range;
+use std::{iter, ops::Range};
 
 use super::layout::{Layout, Map, Source, Touch};
 
@@ -132,7 +132,7 @@ fn without(map: &Map, ranges: &[Range<u64>]) -> Vec<Map> {
     let mut pieces = Vec::new();
     let first = ranges.partition_point(|range| range.end <= map.address);
     let rest = ranges[first..].iter().take_while(|range| range.start < end);
-    for range in rest.cloned().chain([end..end]) {
+    for range in rest.cloned().chain(iter::once(end..end)) {
         if range.start > from {
             pieces.push(Map {
                 address: from,
