@@ -42,6 +42,9 @@ programs! {
     gcc_compiling: "gcc";
     bash_at_a_terminal: "bash-interactive";
     java_with_threads_that_collect_garbage: "java";
+    postgresql_under_load: "postgresql";
+    redis_under_load: "redis";
+    sqlite_with_a_reader: "sqlite-writer";
 }
 
 #[test]

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use mig_tests::job::MoveReport;
 use mig_tests::lab::{Lab, SHARED};
 use mig_tests::mover::Mover;
-use mig_tests::programs::Program;
+use mig_tests::programs::{ENOUGH, Program};
 use mig_tests::terminal::Terminal;
 
 /// Where a program is at home.
@@ -28,6 +28,7 @@ pub(crate) struct Run {
 /// Runs it as any program of the node.
 pub(crate) fn unmoved(lab: &Lab, program: Program) -> Result<Run> {
     let folders = Folders::make(lab, program, "unmoved")?;
+    folders.tell(program)?;
     let command = lab.node(HOME).command(&program.argv(&folders.inside));
     let (output, took) = finish(program, command)?;
     Ok(Run {
@@ -51,9 +52,9 @@ pub(crate) fn moved(lab: &Lab, program: Program) -> Result<Run> {
         let moving = scope.spawn(|| {
             mover.wait_started();
             let nodes = ["n2", "n3", "n1"];
-            mover.keep_moving(&nodes, program.moves + MORE, || {
-                ended.load(Ordering::Acquire)
-            })
+            let has_ended = || ended.load(Ordering::Acquire);
+            let moves = mover.keep_moving(&nodes, program.moves + MORE, has_ended);
+            folders.tell(program).and(moves)
         });
         let ran = finish(program, command);
         ended.store(true, Ordering::Release);
@@ -117,12 +118,23 @@ impl Folders {
         program.set_up(&outside)?;
         Ok(Self { inside, outside })
     }
+
+    /// Tells a program that waits for it that it has worked enough.
+    fn tell(&self, program: Program) -> Result<()> {
+        if program.until_told {
+            std::fs::write(self.outside.join(ENOUGH), "")?;
+        }
+        Ok(())
+    }
+
     /// Looks at a copy: some tools want to know the path of the folder where they are, and `/proc` leads to this one.
     fn result(&self, program: Program, output: &[u8]) -> Result<Vec<u8>> {
         let copy = tempfile::tempdir()?;
         for entry in std::fs::read_dir(&self.outside)? {
             let entry = entry?;
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
+            if entry.file_type()?.is_file() {
+                std::fs::copy(entry.path(), copy.path().join(entry.file_name()))?;
+            }
         }
         program.result(copy.path(), output)
     }

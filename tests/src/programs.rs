@@ -7,6 +7,7 @@
 mod inputs;
 mod jobs;
 mod results;
+mod servers;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,9 @@ use anyhow::Result;
 
 type Setup = fn(&Path) -> Result<()>;
 type Digest = fn(&Path, &[u8]) -> Result<Vec<u8>>;
+
+/// The file that tells a program that it has worked enough.
+pub const ENOUGH: &str = "enough";
 
 /// A real program with its input.
 #[derive(Clone, Copy)]
@@ -29,6 +33,8 @@ pub struct Program {
     pub terminal: bool,
     /// It is to be moved so often at least.
     pub moves: usize,
+    /// It ends when the file [`ENOUGH`] is in its directory.
+    pub until_told: bool,
     setup: Setup,
     digest: Digest,
 }
@@ -55,6 +61,7 @@ impl Program {
             input: "",
             terminal: false,
             moves: 10,
+            until_told: false,
             setup,
             digest,
         }
@@ -62,6 +69,13 @@ impl Program {
 
     const fn moved(self, moves: usize) -> Self {
         Self { moves, ..self }
+    }
+
+    const fn until_told(self) -> Self {
+        Self {
+            until_told: true,
+            ..self
+        }
     }
 
     const fn typed(self, input: &'static str) -> Self {
@@ -75,7 +89,7 @@ impl Program {
     /// All of them.
     #[must_use]
     pub fn all() -> Vec<Self> {
-        PROGRAMS.to_vec()
+        [PROGRAMS, servers::SERVERS].concat()
     }
 
     /// The one with this name.
@@ -84,8 +98,9 @@ impl Program {
     /// When there is none: the name is a test's constant.
     #[must_use]
     pub fn named(name: &str) -> Self {
-        let found = PROGRAMS.iter().find(|program| program.name == name);
-        *found.unwrap_or_else(|| panic!("no program {name}"))
+        let mut all = Self::all().into_iter();
+        let found = all.find(|program| program.name == name);
+        found.unwrap_or_else(|| panic!("no program {name}"))
     }
 
     /// Writes its input into `directory`, which must exist.

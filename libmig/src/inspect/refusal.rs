@@ -86,10 +86,12 @@ pub(crate) fn foreign_connection(remote: Option<std::net::SocketAddr>) -> Refusa
     )
 }
 
-/// A Unix socket whose peer someone else has, or that is connected one way only.
-pub(crate) fn foreign_socket() -> Refusal {
+/// A Unix socket whose peer someone else has, or that is connected one way only. It is named
+/// by its inode: of connections that come and go, each has the number of the one before it, and
+/// a look between two finds no end of some.
+pub(crate) fn foreign_socket(inode: u32) -> Refusal {
     Refusal::new(
-        "socket",
+        format!("socket:[{inode}]"),
         "its other end is held by a process that is not part of the job",
         "start both programs under one `mig exec`, or move when the connection is closed",
     )

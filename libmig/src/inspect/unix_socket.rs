@@ -203,7 +203,7 @@ pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Opti
     other
         .filter(reached)
         .is_none()
-        .then(refusal::foreign_socket)
+        .then(|| refusal::foreign_socket(inode))
 }
 
 /// Whether a socket was accepted from one that is closed: it has an address
@@ -327,7 +327,7 @@ mod tests {
         let both = BTreeMap::from([(a, left.clone()), (b, right)]);
         assert_eq!(strayed(&left, a, &both), None);
         let alone = BTreeMap::from([(a, left.clone())]);
-        assert_eq!(strayed(&left, a, &alone), Some(refusal::foreign_socket()));
+        assert_eq!(strayed(&left, a, &alone), Some(refusal::foreign_socket(a)));
         drop(other);
         let left = see(&one).1.unwrap();
         assert_eq!((left.peer, left.shutdown), (Some(0), BOTH_SHUT));
@@ -421,7 +421,7 @@ mod tests {
         let alone = BTreeMap::from([(ends[1].0, all[&ends[1].0].clone())]);
         assert_eq!(
             strayed(&alone[&ends[1].0], ends[1].0, &alone),
-            Some(refusal::foreign_socket())
+            Some(refusal::foreign_socket(ends[1].0))
         );
     }
 
