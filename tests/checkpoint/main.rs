@@ -1,6 +1,7 @@
 //! Every workload, copied into a file while it checks itself, then ended in a file and restored
 //! from it: it must not notice, and the files must be whole.
 
+mod golden;
 mod restore;
 
 use std::path::PathBuf;

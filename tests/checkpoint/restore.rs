@@ -77,6 +77,66 @@ fn a_job_is_restored_once_and_never_beside_itself() {
 }
 
 #[test]
+fn a_job_is_restored_where_it_is_wanted() {
+    let lab = Lab::up(2);
+    let node = lab.node("n1");
+    end(&lab, start(&lab, "spin"), "it", FILE).expect("it ends");
+    let output = node.mig(&["restore", "--node", "n9", FILE]);
+    assert_eq!(output.status.code(), Some(4), "{}", said(&output));
+    let job = Job::restore(&lab, "n1", "it", &["--node", "n2", FILE]).expect("mig starts");
+    job.running.wait_tick_after(0).expect("it runs");
+    // It is made at its home first.
+    let there = || job.node().is_ok_and(|node| node == "n2");
+    eventually("it is on n2", there);
+    let before = job.running.ticks();
+    job.running.wait_tick_after(before).expect("it runs there");
+    let output = node.mig(&["checkpoint", "it", "/shared/again.mig"]);
+    assert!(said(&output).contains("is not on this node but on node n2"));
+    job.move_to("n1").expect("it comes home");
+    end(&lab, job, "it", "/shared/again.mig").expect("it ends");
+    // The ID is its home's to give away; a new one is anybody's.
+    refused(
+        &lab,
+        "n2",
+        &["/shared/again.mig"],
+        "known on its home, node n1",
+    );
+    let other = ["--new-job", "--name", "other", "/shared/again.mig"];
+    let other = Job::restore(&lab, "n2", "other", &other).expect("mig starts");
+    other.running.wait_tick_after(0).expect("it runs");
+    other.move_to("n1").expect("it moves");
+    let before = other.running.ticks();
+    other.running.wait_tick_after(before).expect("it runs");
+    other
+        .finish()
+        .expect("it ends")
+        .expect_pass()
+        .expect("it passes");
+    lab.down_and_check();
+}
+
+#[test]
+fn what_the_node_lacks_is_named_before_anything_is_restored() {
+    let lab = Lab::up(2);
+    let node = lab.node("n1");
+    drop(node.sh("echo here > /root/only"));
+    let script = "exec 3< /root/only; echo ready > /shared/ready; exec sleep 1000";
+    let argv = ["exec", "--name", "it", "--detach", "--", "sh", "-c", script];
+    assert!(node.mig(&argv).status.success());
+    eventually("it has its file", || {
+        node.sh("cat /shared/ready 2> /dev/null; true") == "ready\n"
+    });
+    let output = node.mig(&["checkpoint", "it", FILE]);
+    assert!(output.status.success(), "{}", said(&output));
+    refused(&lab, "n1", &["--node", "n2", FILE], "/root/only");
+    assert_eq!(node.sh("ls /run/mig/jobs"), "");
+    let output = node.mig(&["restore", FILE]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(node.mig(&["kill", "-s", "KILL", "it"]).status.success());
+    lab.down_and_check();
+}
+
+#[test]
 fn what_is_damaged_or_made_up_is_not_restored() {
     let lab = Lab::up(1);
     let node = lab.node("n1");

@@ -135,6 +135,17 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_can_begin_again() {
+        let bytes = file();
+        let mut reader = Reader::open(Cursor::new(&bytes)).unwrap();
+        reader.read_exact(&mut vec![0; BLOCK + 7]).unwrap();
+        reader.rewind().unwrap();
+        let mut found = Vec::new();
+        reader.read_to_end(&mut found).unwrap();
+        assert!(found == contents());
+    }
+
+    #[test]
     fn a_changed_byte_is_found_wherever_it_is() {
         let whole = file();
         let near_the_ends = (0..400).chain(whole.len() - 400..whole.len());

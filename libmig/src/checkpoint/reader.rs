@@ -82,6 +82,8 @@ pub struct Reader<R> {
     header: Header,
     seal: Seal,
     index: Vec<Block>,
+    /// Where the first block begins.
+    first: u64,
     /// Blocks that have been read.
     next: usize,
     /// Where the next one begins.
@@ -106,6 +108,7 @@ impl<R: Read + Seek> Reader<R> {
             header,
             seal,
             index,
+            first: at,
             next: 0,
             at,
             raw: Vec::new(),
@@ -121,6 +124,19 @@ impl<R: Read + Seek> Reader<R> {
     /// Who wrote it.
     pub const fn seal(&self) -> &Seal {
         &self.seal
+    }
+
+    /// Begins with the stream again.
+    ///
+    /// # Errors
+    /// What the file says.
+    pub fn rewind(&mut self) -> io::Result<()> {
+        self.file.seek(SeekFrom::Start(self.first))?;
+        self.at = self.first;
+        self.next = 0;
+        self.taken = 0;
+        self.raw.clear();
+        Ok(())
     }
 
     fn block(&mut self, block: Block) -> Result<(), DamageError> {

@@ -67,6 +67,12 @@ impl MoveError {
         move |source| Self::There { doing, source }
     }
 
+    /// The file cannot be read.
+    #[must_use]
+    pub fn of_file(error: TransferError) -> Self {
+        Self::there("reading the checkpoint")(error)
+    }
+
     /// The file does not get to its disk.
     #[must_use]
     pub fn of_disk(error: std::io::Error) -> Self {

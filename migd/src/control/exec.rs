@@ -184,7 +184,10 @@ async fn start(
 }
 
 /// `--node`; nothing if that is here.
-fn destination(daemon: &Daemon, node: Option<&NodeName>) -> Result<Option<NodeName>, Failure> {
+pub(super) fn destination(
+    daemon: &Daemon,
+    node: Option<&NodeName>,
+) -> Result<Option<NodeName>, Failure> {
     match node {
         None => Ok(None),
         Some(node) if node == daemon.node() => Ok(None),

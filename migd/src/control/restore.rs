@@ -3,12 +3,14 @@
 use std::fs::File;
 use std::os::fd::OwnedFd;
 
-use libmig::api::{Code, Failure, Reply, RestoreRequest, valid_alias};
+use libmig::api::{
+    Code, Failure, MoveMode, NodeName, Reply, RestoreReport, RestoreRequest, valid_alias,
+};
 use rustix::fs::{FileType, OFlags};
 use tokio::sync::oneshot;
 
-use super::Caller;
-use super::exec::Asker;
+use super::exec::{Asker, destination};
+use super::{Caller, Events, r#move, why};
 use crate::daemon::Daemon;
 use crate::moves::revive::{self, Believed, Wanted};
 
@@ -19,6 +21,7 @@ pub(super) async fn handle(
     asker: Asker,
     request: RestoreRequest,
     fds: Vec<OwnedFd>,
+    events: &Events,
 ) -> Result<Reply, Failure> {
     if let Some(name) = request.name.as_deref().filter(|name| !valid_alias(name)) {
         return Err(Failure::new(
@@ -36,12 +39,52 @@ pub(super) async fn handle(
         streams,
         follower: (!request.detach).then(|| asker.into_pidfd()),
     };
-    let restored = on_thread(daemon, "restore", move |daemon| {
-        let believed = Believed::read(daemon, caller, file)?;
+    let to = destination(daemon, request.node.as_ref())?;
+    let asks = to.is_some();
+    let read = on_thread(daemon, "read", move |daemon| {
+        let mut believed = Believed::read(daemon, caller, file)?;
         at_home(daemon, &believed, wanted.new_job)?;
-        revive::run(daemon, caller, believed, wanted)
+        let candidate = asks.then(|| believed.candidate()).transpose()?;
+        Ok((believed, candidate, wanted))
     });
-    restored.await.map(Reply::Restored)
+    let (believed, candidate, wanted) = read.await?;
+    if let (Some(to), Some(candidate)) = (&to, candidate) {
+        let obstacles = why::ask(daemon, to, candidate).await?;
+        if !obstacles.is_empty() {
+            let said = format!("job {} in the file cannot live on {to}", believed.was);
+            return Err(Failure::refused(said, obstacles));
+        }
+    }
+    let mut report = on_thread(daemon, "restore", move |daemon| {
+        revive::run(daemon, caller, believed, wanted)
+    })
+    .await?;
+    if let Some(to) = to {
+        place(daemon, &mut report, to, events).await?;
+    }
+    Ok(Reply::Restored(report))
+}
+
+/// Moves a job that has been restored here to where it was asked for.
+async fn place(
+    daemon: &Daemon,
+    report: &mut RestoreReport,
+    to: NodeName,
+    events: &Events,
+) -> Result<(), Failure> {
+    let job = report.job.clone();
+    match r#move::run(daemon, job.clone(), to, MoveMode::Auto, events).await {
+        Ok(moved) => {
+            report.node = moved.to;
+            report.lost_locks.extend(moved.lost_locks);
+            Ok(())
+        }
+        Err(mut failure) => {
+            failure.causes.insert(0, failure.message);
+            failure.message = format!("job {job} has been restored, but not where it was to run");
+            Err(failure)
+        }
+    }
 }
 
 /// A job comes back where it was started: the ID is that node's to give away.

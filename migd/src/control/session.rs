@@ -98,7 +98,7 @@ async fn work(
                 let asker = asker.map_err(|error| {
                     Failure::from_error(Code::Host, "the kernel does not say who asks", &error)
                 })?;
-                restore::handle(daemon, caller, asker, request, fds).await
+                restore::handle(daemon, caller, asker, request, fds, &events_in).await
             }
             Request::Attach { target } => exec::attach(daemon, caller, &target).await,
             other => super::handle(daemon, caller, other, &events_in).await,

@@ -113,7 +113,7 @@ async fn in_the_way(
 }
 
 /// What the destination has against it.
-async fn ask(
+pub(super) async fn ask(
     daemon: &Daemon,
     to: &NodeName,
     candidate: Candidate,

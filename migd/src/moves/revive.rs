@@ -13,8 +13,11 @@ use std::time::Instant;
 use libmig::api::{Code, Failure, JobId, RestoreReport};
 use libmig::checkpoint::{DamageError, Header, Reader};
 use libmig::migration::{MoveError, Restored, restore};
+use libmig::transfer::Connection;
+use libmig::wire::FrameError;
 use tracing::info;
 
+use super::admission::Candidate;
 use super::incoming::{FromFile, Incoming};
 use crate::control::Caller;
 use crate::daemon::Daemon;
@@ -82,6 +85,28 @@ impl Believed {
     /// What it says.
     pub(crate) fn header(&self) -> &Header {
         self.reader.header()
+    }
+
+    /// What matters to a node where the job is to live.
+    ///
+    /// # Errors
+    /// When the file is damaged.
+    pub(crate) fn candidate(&mut self) -> Result<Candidate, Failure> {
+        let proposal = Connection::new(&mut self.reader)
+            .proposal()
+            .and_then(|proposal| {
+                self.reader.rewind().map_err(FrameError::Connection)?;
+                Ok(proposal)
+            })
+            .map_err(|error| failed(&MoveError::of_file(error)))?;
+        let offer = proposal.offer;
+        Ok(Candidate {
+            job: self.was.clone(),
+            uid: offer.uid,
+            cpu: offer.cpu,
+            cpu_level: offer.cpu_level,
+            files: proposal.files,
+        })
     }
 }
 
