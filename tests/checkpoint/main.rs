@@ -63,7 +63,7 @@ fn copy(lab: &Lab, workload: &Workload) -> Result<()> {
     let files = found["files"].as_array().context("a list of files")?;
     // One that has been deleted goes with its contents instead.
     let program = match workload.name {
-        "shm-exe" => "libc.so",
+        "shm-exe" | "memfds-run" => "libc.so",
         _ => workload.program,
     };
     let named = files
