@@ -11,6 +11,7 @@
 #include "workload.h"
 #include <grp.h>
 #include <net/if.h>
+#include <pthread.h>
 #include <sched.h>
 #include <linux/capability.h>
 #include <sys/ioctl.h>
@@ -217,6 +218,18 @@ static void map_user(unsigned inside, unsigned outer)
 	put_text("/proc/self/gid_map", line);
 }
 
+static volatile long thread_rounds;
+
+/* It is born inside. */
+static void *inside(void *nothing)
+{
+	for (pid_t own = gettid();; thread_rounds++) {
+		CHECK(gettid() == own && getuid() == 77, "thread %d, user %d", gettid(), getuid());
+		wl_nap(WL_MS);
+	}
+	return nothing;
+}
+
 static void user(void)
 {
 	char map[64];
@@ -231,8 +244,13 @@ static void user(void)
 	map_user(77, 1234);
 	name_inside();
 	get_text("/proc/self/uid_map", map, sizeof map);
+	pthread_t thread;
+	for (int i = 0; i < 2; i++)
+		CHECK(!pthread_create(&thread, NULL, inside, NULL), "no thread");
 	wl_ready();
 	while (wl_tick()) {
+		for (long before = thread_rounds; thread_rounds == before;)
+			wl_nap(WL_MS);
 		CHECK(getuid() == 77 && getgid() == 77, "user %d", getuid());
 		CHECK(getgroups(1, &group) == 1 && group == 65534, "group %d", group);
 		CHECK(setgroups(0, NULL) && errno == EPERM, "setgroups is allowed");

@@ -12,7 +12,7 @@ use super::{
     hold::{self, Complete},
     limits,
     locks::Locks,
-    prepare, process, seccomp, sleep,
+    namespaces, prepare, process, seccomp, sleep,
     task::{self, Task},
     thread,
     xstate::{self, Component},
@@ -20,6 +20,7 @@ use super::{
 use crate::{
     api::Obstacle,
     image::{Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, Registers, Thread},
+    inspect,
     sys::{
         HostPid,
         ptrace::SUSPEND_SECCOMP,
@@ -107,8 +108,9 @@ impl Building {
         );
         self.settle_in(&mut batch, pid, process);
         seccomp::confine_all(&mut batch, process);
-        for thread in &process.threads[1..] {
-            thread::spawn(&mut batch, thread.tid);
+        let apart = process.namespaces.user.is_some();
+        for thread in process.threads[1..].iter().filter(|_| !apart) {
+            thread::spawn(&mut batch, Some(thread.tid));
         }
         const STEP: &str = "take over what its threads share";
         if seccomp::is_confined(process) {
@@ -132,7 +134,43 @@ impl Building {
         results
             .complete()
             .map_err(super::error::remote(pid, STEP))?;
-        Ok(std::iter::once(leader).chain(others).collect())
+        let mut threads: Threads = std::iter::once(leader).chain(others).collect();
+        for thread in process.threads[1..].iter().filter(|_| apart) {
+            let born = self.spawn_apart(&mut threads[0], thread.tid)?;
+            threads.push(born);
+        }
+        Ok(threads)
+    }
+
+    /// A thread of a process that is in a user namespace of the job. Nobody but this
+    /// restore makes tasks in the capsule now.
+    fn spawn_apart(&mut self, leader: &mut Task, tid: Pid) -> Result<Task, RestoreError> {
+        const STEP: &str = "make a thread";
+        let mut batch = Batch::new();
+        namespaces::announce(&mut batch, tid);
+        self.zygote.run(self.injector, &batch, STEP)?;
+        let mut batch = Batch::new();
+        thread::spawn(&mut batch, None);
+        let results = self
+            .injector
+            .run(&mut leader.stopped, &batch)
+            .map_err(super::error::remote(tid, STEP))?;
+        results
+            .complete()
+            .map_err(super::error::remote(tid, STEP))?;
+        let taken = || std::io::Error::other(format!("the ID {tid} is taken"));
+        let born = *results
+            .children()
+            .first()
+            .ok_or_else(|| host(STEP)(taken()))?;
+        self.remains.add(born);
+        let task = Task::born(tid, born)?;
+        let status = inspect::process::status(born).map_err(host("look at a new thread"))?;
+        if status.own_id() == Some(tid) {
+            Ok(task)
+        } else {
+            Err(host(STEP)(taken()))
+        }
     }
 
     /// Namespaces, descriptors and directories. In a user namespace of the job it has only

@@ -103,7 +103,7 @@ impl Growth<'_> {
                 // and refuses another. A helper dies in silence.
                 let flags = if sibling { libc::CLONE_PARENT } else { 0 };
                 let signal = if sibling || helper { 0 } else { libc::SIGCHLD };
-                clone3(self.batch_of(creator)?, flags, signal, pid);
+                clone3(self.batch_of(creator)?, flags, signal, Some(pid));
                 self.run.born.push(pid);
             }
             Step::LeadSession { pid } => {

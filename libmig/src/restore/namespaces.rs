@@ -212,7 +212,7 @@ impl Means<'_> {
     fn spawn(&mut self, pid: Pid) -> Result<Task, RestoreError> {
         const STEP: &str = "make a namespace of the job";
         let mut batch = Batch::new();
-        clone3(&mut batch, libc::CLONE_PARENT, 0, pid);
+        clone3(&mut batch, libc::CLONE_PARENT, 0, Some(pid));
         let results = self
             .injector
             .run(&mut self.zygote.stopped, &batch)
@@ -246,6 +246,26 @@ fn wait_gone(husk: HostPid) {
 fn fetch(batch: &mut Batch, daemon: Arg, fd: RawFd) -> Arg {
     let slot = batch.call(libc::SYS_pidfd_getfd, &[daemon, fd.into(), 0u64.into()]);
     Arg::Result(slot)
+}
+
+/// Calls of the zygote after which the next task of the capsule has the ID `id`, whoever makes
+/// it: in a user namespace of the job, nobody may choose the IDs of the capsule.
+pub(super) fn announce(batch: &mut Batch, id: Pid) {
+    let path = batch.string(b"/proc/sys/kernel/ns_last_pid");
+    let flags = [
+        libc::AT_FDCWD.into(),
+        path.into(),
+        libc::O_WRONLY.into(),
+        0.into(),
+    ];
+    let fd = Arg::Result(batch.call(libc::SYS_openat, &flags));
+    let last = id.saturating_sub(1).to_string();
+    let bytes = batch.data(last.as_bytes());
+    batch.call(
+        libc::SYS_write,
+        &[fd, bytes.into(), (last.len() as u64).into()],
+    );
+    batch.call(libc::SYS_close, &[fd]);
 }
 
 const fn kind(kind: &NamespaceKind) -> (u64, &'static str) {

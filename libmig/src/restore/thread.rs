@@ -29,8 +29,9 @@ const SCHED_FLAGS: u64 = 7;
 const IOPRIO_WHO_PROCESS: u64 = 1;
 const SS_DISABLE: i32 = 2;
 
-/// clone3(2) of the thread `tid`; it stops before it runs anything.
-pub(super) fn spawn(batch: &mut Batch, tid: Pid) -> Slot {
+/// clone3(2) of the thread `tid`, or of one with the ID that the kernel chooses; it stops
+/// before it runs anything.
+pub(super) fn spawn(batch: &mut Batch, tid: Option<Pid>) -> Slot {
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_FILES
@@ -40,17 +41,19 @@ pub(super) fn spawn(batch: &mut Batch, tid: Pid) -> Slot {
     clone3(batch, flags, 0, tid)
 }
 
-/// clone3(2) with a chosen ID.
-pub(super) fn clone3(batch: &mut Batch, flags: i32, exit_signal: i32, id: Pid) -> Slot {
+/// clone3(2), with a chosen ID.
+pub(super) fn clone3(batch: &mut Batch, flags: i32, exit_signal: i32, id: Option<Pid>) -> Slot {
     const SET_TID: usize = 8 * 8;
     let mut words = [0u64; 11];
     words[0] = u64::from(flags.cast_unsigned());
     words[4] = u64::from(exit_signal.cast_unsigned());
-    words[9] = 1;
+    words[9] = u64::from(id.is_some());
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let arguments = batch.data(&bytes);
-    let ids = batch.data(&id.to_le_bytes());
-    batch.link(arguments.at(SET_TID), ids);
+    if let Some(id) = id {
+        let ids = batch.data(&id.to_le_bytes());
+        batch.link(arguments.at(SET_TID), ids);
+    }
     batch.call(
         libc::SYS_clone3,
         &[arguments.into(), (bytes.len() as u64).into()],
