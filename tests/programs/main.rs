@@ -45,6 +45,7 @@ programs! {
     postgresql_under_load: "postgresql";
     redis_under_load: "redis";
     sqlite_with_a_reader: "sqlite-writer";
+    inotifywait_telling_of_files: "inotifywait";
 }
 
 #[test]

@@ -220,4 +220,11 @@ const PROGRAMS: &[Program] = &[
         results::stdout,
     )
     .moved(20),
+    Program::of(
+        "inotifywait",
+        &["/bin/bash", "watch.sh"],
+        jobs::inotifywait,
+        results::stdout,
+    )
+    .moved(20),
 ];

@@ -2,6 +2,9 @@
  *
  * --mode own: files made in /tmp, in a folder made there too: one open, one mapped
  *   alone, one through O_PATH, one that is a program running
+ * --mode links: a file opened by a name that is gone, with another in the same
+ *   directory; places (O_PATH) without a name, of a file and of a memfd; a symbolic link
+ *   as such
  */
 #include "workload.h"
 
@@ -108,11 +111,70 @@ static void own(void)
 	MUST(rmdir(folder));
 }
 
+static void want_mode(int fd, int mode)
+{
+	int is = fcntl(fd, F_GETFL) & (O_ACCMODE | O_PATH | O_DIRECTORY);
+	CHECK(is == mode, "descriptor %d is open by %o, not %o", fd, is, mode);
+}
+
+/* The place is that of the file that is open. */
+static void want_same(int place, int fd)
+{
+	struct stat there, open;
+	MUST(fstat(place, &there));
+	MUST(fstat(fd, &open));
+	CHECK(there.st_ino == open.st_ino && there.st_dev == open.st_dev, "%d is a place of another file", place);
+	want_mode(place, O_PATH);
+}
+
+static void links(void)
+{
+	uint8_t page[PAGE];
+	char first[PATH_MAX], other[PATH_MAX], target[16] = { 0 };
+	snprintf(first, sizeof first, "%s", wl_path("first"));
+	snprintf(other, sizeof other, "%s", wl_path("other"));
+	int file = MUST(open(first, O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+	MUST(link(first, other));
+	MUST(unlink(first));
+	int ghost = MUST(open(first, O_CREAT | O_RDWR | O_CLOEXEC, 0600));
+	int place = MUST(open(first, O_PATH | O_CLOEXEC));
+	MUST(unlink(first));
+	int memory = MUST(memfd_create("memory", MFD_CLOEXEC));
+	char magic[64];
+	snprintf(magic, sizeof magic, "/proc/self/fd/%d", memory);
+	int of_memory = MUST(open(magic, O_PATH | O_CLOEXEC));
+	MUST(symlink("nowhere", first));
+	int symbolic = MUST(open(first, O_PATH | O_NOFOLLOW | O_CLOEXEC));
+	wl_ready();
+	for (uint64_t seed = 1; wl_tick(); seed++) {
+		wl_fill(page, PAGE, seed);
+		MUST(pwrite(file, page, PAGE, 0));
+		if (wl_sabotage("link"))
+			MUST(truncate(other, 0));
+		if (wl_sabotage("place"))
+			MUST(dup2(of_memory, place));
+		if (wl_sabotage("memory"))
+			MUST(dup2(place, of_memory));
+		int again = MUST(open(other, O_RDONLY | O_CLOEXEC));
+		CHECK(read(again, page, PAGE) == PAGE && wl_compare(page, PAGE, seed) < 0, "what the other link has");
+		close(again);
+		want_same(place, ghost);
+		want_same(of_memory, memory);
+		want_mode(symbolic, O_PATH);
+		CHECK(readlinkat(symbolic, "", target, sizeof target) == 7 && !strcmp(target, "nowhere"), "a link to %s", target);
+		wl_nap(WL_MS);
+	}
+	MUST(unlink(first));
+	MUST(unlink(other));
+}
+
 int main(int argc, char **argv)
 {
 	wl_init(argc, argv);
 	if (wl_mode("own"))
 		own();
+	else if (wl_mode("links"))
+		links();
 	else
 		wl_fail("--mode");
 	return wl_done();

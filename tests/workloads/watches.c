@@ -2,6 +2,8 @@
  *
  * --mode files: a file, a directory, and a file with a mask of its own; their numbers
  *   have gaps. Every change gives the events that it must, and none comes by itself.
+ * --mode named: a file and a folder that are named on the command line, and that this only
+ *   looks at
  * --mode epoll: a child changes files; its parent waits with epoll and counts.
  */
 #include "workload.h"
@@ -85,6 +87,22 @@ static void files(void)
 	MUST(unlink(path));
 }
 
+static void named(void)
+{
+	const char *path = wl_opt("file", "/etc/debian_version"), *folder = wl_opt("folder", "/etc");
+	notify = MUST(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+	int of_file = MUST(inotify_add_watch(notify, path, IN_OPEN));
+	MUST(inotify_add_watch(notify, folder, IN_DELETE_SELF));
+	wl_ready();
+	do {
+		CHECK(!next()->wd, "an event that nobody caused");
+		if (!wl_sabotage("event"))
+			close(MUST(open(path, O_RDONLY | O_CLOEXEC)));
+		expect(of_file, IN_OPEN, "");
+		wl_nap(WL_TICK_NS / 2);
+	} while (wl_tick());
+}
+
 static void with_epoll(void)
 {
 	char path[PATH_MAX];
@@ -123,6 +141,8 @@ int main(int argc, char **argv)
 	wl_init(argc, argv);
 	if (wl_mode("files"))
 		files();
+	else if (wl_mode("named"))
+		named();
 	else if (wl_mode("epoll"))
 		with_epoll();
 	else

@@ -4,7 +4,12 @@
 //! Used by the preflight of a running process and, with the same judgement, by
 //! the capture of a stopped one.
 
-use std::{fs, io, os::fd::OwnedFd, os::unix::ffi::OsStrExt, path::Path};
+use std::{
+    fs, io,
+    os::fd::{AsRawFd, OwnedFd},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
@@ -231,6 +236,24 @@ impl Seen {
         leads_to(root, &self.link, (self.stat.st_dev, self.stat.st_ino))
     }
 
+    /// Takes the name of another link in the same directory, where the one that it was opened by
+    /// is gone.
+    ///
+    /// # Errors
+    /// Why no name below `root` leads to it.
+    pub fn find_name(&mut self, root: &OwnedFd) -> Result<(), Refusal> {
+        if self.leads_here(root) {
+            return Ok(());
+        }
+        if !self.link.ends_with(DELETED) && place(root, &self.link).is_err() {
+            return Err(refusal::outside(&self.name()));
+        }
+        let identity = (self.stat.st_dev, self.stat.st_ino);
+        let found = sibling(root, self.path_before_unlink(), identity);
+        self.link = found.ok_or_else(|| refusal::misnamed(&self.name()))?;
+        Ok(())
+    }
+
     /// Whether no name leads to it any more.
     #[must_use]
     pub fn deleted(&self) -> bool {
@@ -275,7 +298,7 @@ impl Seen {
     }
 
     fn named_kind(&self) -> Result<Kind, Refusal> {
-        if self.deleted() && self.link.starts_with(b"/memfd:") && !self.opaque() {
+        if self.deleted() && self.link.starts_with(b"/memfd:") {
             return Ok(Kind::Memfd);
         }
         if self.file_system == Some(PROC_SUPER_MAGIC)
@@ -293,8 +316,7 @@ impl Seen {
             return Err(refusal::unknown(&self.name()));
         }
         match FileType::from_raw_mode(self.stat.st_mode) {
-            FileType::RegularFile if self.deleted() && !self.opaque() => Ok(Kind::Unlinked),
-            FileType::RegularFile if self.deleted() => Err(refusal::deleted("file")),
+            FileType::RegularFile if self.deleted() => Ok(Kind::Unlinked),
             FileType::Directory if self.deleted() => Err(refusal::deleted("directory")),
             _ => Ok(Kind::Named),
         }
@@ -349,6 +371,27 @@ pub fn place(root: &OwnedFd, path: &[u8]) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// Another name in the directory of `path` that leads to the file with this identity.
+fn sibling(root: &OwnedFd, path: &[u8], identity: (u64, u64)) -> Option<Vec<u8>> {
+    /// Names that are looked at.
+    const MOST: usize = 10_000;
+    let folder = Path::new(std::ffi::OsStr::from_bytes(path)).parent()?;
+    let open = rustix::fs::openat2(
+        root,
+        folder,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+    );
+    let entries =
+        fs::read_dir(format!("/proc/self/fd/{}", open.as_ref().ok()?.as_raw_fd())).ok()?;
+    let names = entries
+        .take(MOST)
+        .filter_map(|entry| Some(folder.join(entry.ok()?.file_name())));
+    let mut paths = names.map(|name| name.as_os_str().as_bytes().to_vec());
+    paths.find(|path| leads_to(root, path, identity))
+}
+
 /// st_dev of the devpts that a process sees at /dev/pts, if it sees one.
 #[must_use]
 pub fn devpts(root: &OwnedFd) -> Option<u64> {
@@ -363,4 +406,31 @@ pub fn devpts(root: &OwnedFd) -> Option<u64> {
     .ok()?;
     let right = rustix::fs::fstatfs(&place).ok()?.f_type == DEVPTS_SUPER_MAGIC;
     right.then(|| rustix::fs::fstat(&place).ok().map(|stat| stat.st_dev))?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_another_root_is_told_from_one_that_has_lost_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let inside = folder.path().join("root");
+        fs::create_dir(&inside).unwrap();
+        let root = OwnedFd::from(fs::File::open(&inside).unwrap());
+        let (path, other) = (folder.path().join("stderr"), folder.path().join("other"));
+        let file = fs::File::create(&path).unwrap();
+        let look = || Seen::look(HostPid::own(), file.as_raw_fd()).unwrap();
+        let reason = |root| look().find_name(root).unwrap_err().reason;
+        assert!(reason(&root).contains("not below the root directory"));
+        let whole = self::root(HostPid::own()).unwrap();
+        assert_eq!(look().find_name(&whole), Ok(()));
+        fs::hard_link(&path, &other).unwrap();
+        fs::remove_file(&path).unwrap();
+        let mut seen = look();
+        assert_eq!(seen.find_name(&whole), Ok(()));
+        assert_eq!(seen.link, other.as_os_str().as_bytes());
+        fs::rename(&other, inside.join("other")).unwrap();
+        assert!(reason(&whole).contains("other links"));
+    }
 }

@@ -14,6 +14,7 @@ use rustix::{
 use super::{
     fd::{self, Kind, Seen},
     inet_socket::{self, Inets},
+    inotify,
     proc_file::About,
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
@@ -134,8 +135,11 @@ impl<'a> Survey<'a> {
     fn descriptor(&mut self, process: usize, seen: Seen) {
         match seen.kind(self.stdio, self.devpts) {
             Err(refusal) => self.refuse(process, &seen, &refusal),
-            Ok(Kind::Named) if !self.reachable(&seen) => {
-                self.refuse(process, &seen, &refusal::misnamed(&seen.name()));
+            Ok(Kind::Named) => {
+                let named = self.root.as_ref().map(|root| seen.clone().find_name(root));
+                if let Some(Err(refusal)) = named {
+                    self.refuse(process, &seen, &refusal);
+                }
             }
             Ok(Kind::Proc(about)) if !moves(self.processes, about) || !self.reachable(&seen) => {
                 self.refuse(process, &seen, &refusal::foreign_process(&seen.name()));
@@ -158,11 +162,18 @@ impl<'a> Survey<'a> {
 
     fn watches(&mut self, process: usize, seen: &Seen) {
         let host = self.processes[process].host;
-        for watch in &seen.info.inotify {
-            let root = self.root.as_ref();
-            if root.and_then(|root| watch.locate(host, root)).is_none() {
-                self.refuse(process, seen, &refusal::unnamed_watch(watch.wd));
-            }
+        let watches = &seen.info.inotify;
+        let found = self
+            .root
+            .as_ref()
+            .map(|root| inotify::locate(watches, host, root));
+        let found = found.unwrap_or_else(|| vec![None; watches.len()]);
+        for (watch, _) in watches
+            .iter()
+            .zip(found)
+            .filter(|(_, found)| found.is_none())
+        {
+            self.refuse(process, seen, &refusal::unnamed_watch(watch.wd));
         }
     }
 
@@ -494,6 +505,9 @@ mod tests {
         let file = std::fs::File::create(&path).unwrap();
         std::fs::hard_link(&path, dir.path().join("b")).unwrap();
         std::fs::remove_file(&path).unwrap();
+        assert!(travels(&file), "by the other name");
+        std::fs::create_dir(dir.path().join("c")).unwrap();
+        std::fs::rename(dir.path().join("b"), dir.path().join("c/b")).unwrap();
         assert!(refusal_of(&file).contains("other links"));
     }
 

@@ -1,6 +1,6 @@
 //! Watches of inotify(7): which files they are on. The kernel tells inode and file
 //! handle, no name; the name that the handle leads to is looked up again, and must
-//! be the same file.
+//! be the same file. Where handles lead nowhere, the file is [searched](super::search).
 
 use std::{
     fs,
@@ -56,13 +56,12 @@ impl WatchLine {
         (watch.wd > 0).then_some(watch)
     }
 
-    /// The file that it is on, below `root`, which is the root directory of `host`.
-    #[must_use]
-    pub fn locate(&self, host: HostPid, root: &OwnedFd) -> Option<FilePath> {
+    /// The file that it is on, by its handle.
+    fn locate(&self, host: HostPid, root: &OwnedFd) -> Option<FilePath> {
         let mounts = fs::read_to_string(format!("/proc/{host}/mountinfo")).ok()?;
         let here = mounts.lines().filter_map(mount);
-        let mut here = here.filter(|(device, _)| *device == self.device);
-        here.find_map(|(_, point)| self.below(host, &point, root))
+        let mut here = here.filter(|mount| mount.device == self.device);
+        here.find_map(|mount| self.below(host, &mount.point, root))
     }
 
     /// The same, by one mount of its file system.
@@ -91,14 +90,40 @@ impl WatchLine {
     }
 }
 
-/// Device and mount point of a line of mountinfo. Points with a space, a tab or a
+/// The files that watches are on, below `root`, which is the root directory of `host`.
+#[must_use]
+pub fn locate(watches: &[WatchLine], host: HostPid, root: &OwnedFd) -> Vec<Option<FilePath>> {
+    let found = watches.iter().map(|watch| watch.locate(host, root));
+    let mut found: Vec<Option<FilePath>> = found.collect();
+    if found.iter().any(Option::is_none) {
+        super::search::fill(watches, host, root, &mut found);
+    }
+    found
+}
+
+/// A line of mountinfo.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mount {
+    pub(super) id: i32,
+    /// Major << 20 | minor.
+    pub(super) device: u64,
+    pub(super) point: String,
+}
+
+/// Reads a line of mountinfo. Points with a space, a tab or a
 /// backslash in them are passed over.
-fn mount(line: &str) -> Option<(u64, String)> {
-    let mut words = line.split(' ').skip(2);
+pub(super) fn mount(line: &str) -> Option<Mount> {
+    let mut words = line.split(' ');
+    let id = words.next()?.parse().ok()?;
+    let mut words = words.skip(1);
     let (major, minor) = words.next()?.split_once(':')?;
     let (major, minor): (u64, u64) = (major.parse().ok()?, minor.parse().ok()?);
     let point = words.nth(1)?;
-    (!point.contains('\\')).then(|| (major << 20 | minor, point.to_owned()))
+    (!point.contains('\\')).then(|| Mount {
+        id,
+        device: major << 20 | minor,
+        point: point.to_owned(),
+    })
 }
 
 fn bytes(text: &str) -> Option<Vec<u8>> {
@@ -125,7 +150,12 @@ mod tests {
     #[test]
     fn mounts_are_told_by_their_device() {
         let line = "29 1 254:3 / /some/place rw,relatime - ext4 /dev/vda rw";
-        assert_eq!(mount(line), Some((254 << 20 | 3, "/some/place".to_owned())));
+        let wanted = Mount {
+            id: 29,
+            device: 254 << 20 | 3,
+            point: "/some/place".to_owned(),
+        };
+        assert_eq!(mount(line), Some(wanted));
         assert_eq!(mount("29 1 0:3 / /a\\040b rw"), None);
     }
 }

@@ -20,7 +20,7 @@ use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 use super::{
     fd::{self, Kind, Seen},
     files::{self, FileSource},
-    mapping_rules, maps,
+    inotify, mapping_rules, maps,
     own::{self, OwnFiles},
     stdio::CapsuleStdio,
 };
@@ -253,12 +253,13 @@ impl List {
 
     fn descriptors(&mut self, source: &FileSource<'_>, stdio: &CapsuleStdio) {
         for number in fd::numbers(source.host).unwrap_or_default() {
-            let Ok(seen) = Seen::look(source.host, number) else {
+            let Ok(mut seen) = Seen::look(source.host, number) else {
                 continue;
             };
-            for watch in &seen.info.inotify {
-                let found = fd::root(source.host).ok();
-                let found = found.and_then(|root| watch.locate(source.host, &root));
+            let watches = &seen.info.inotify;
+            let root = fd::root(source.host).ok().filter(|_| !watches.is_empty());
+            let found = root.map(|root| inotify::locate(watches, source.host, &root));
+            for (watch, found) in watches.iter().zip(found.into_iter().flatten()) {
                 if let Some(file) = found {
                     // Whatever its size is: only that it is there matters.
                     let identity = (watch.device, watch.inode);
@@ -273,6 +274,10 @@ impl List {
             };
             if !named {
                 continue;
+            }
+            if let Some(root) = &self.root {
+                // What has none is refused elsewhere.
+                let _ = seen.find_name(root);
             }
             let identity = (seen.stat.st_dev, seen.stat.st_ino);
             if !seen.opaque() && seen.info.flags & libc::O_ACCMODE != libc::O_RDONLY {

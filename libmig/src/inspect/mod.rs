@@ -22,6 +22,7 @@ pub mod probe;
 pub mod proc_file;
 pub mod process;
 pub mod refusal;
+mod search;
 pub mod seccomp;
 pub mod sharing;
 pub mod shm;

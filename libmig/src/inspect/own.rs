@@ -46,6 +46,8 @@ pub struct OwnFiles {
     users: BTreeSet<u32>,
     /// The run of this kernel.
     boot: String,
+    /// Inodes that its processes watch: they would see how a file gets its name.
+    watched: BTreeSet<u64>,
 }
 
 impl OwnFiles {
@@ -53,9 +55,11 @@ impl OwnFiles {
     /// capsule's init, or the first process where there is no capsule.
     #[must_use]
     pub fn of(eldest: HostPid, processes: impl IntoIterator<Item = HostPid>) -> Self {
-        let users = processes.into_iter();
-        let users = users.filter_map(|host| Some(process::status(host).ok()?.uids[1]));
+        let processes: Vec<HostPid> = processes.into_iter().collect();
+        let users = processes.iter();
+        let users = users.filter_map(|host| Some(process::status(*host).ok()?.uids[1]));
         Self {
+            watched: processes.iter().flat_map(|host| watched(*host)).collect(),
             since: process::stat(eldest).ok().map(|stat| moment(stat.started)),
             users: users.collect(),
             boot: boot::id().unwrap_or_default(),
@@ -64,14 +68,17 @@ impl OwnFiles {
 
     /// What is said of the file at `path` below `root` if it is one: a regular file
     /// with this one name, in a temporary directory that no other node sees, made
-    /// by a user of the job since that is here, and not too large.
+    /// by a user of the job since that is here, not too large, and not watched by the job.
     #[must_use]
     pub fn judge(&self, root: &OwnedFd, path: &[u8], file: &Metadata) -> Option<OwnFile> {
         let folders = folders(path)?;
         let plain = file.is_file() && file.nlink() == 1 && file.len() <= LARGEST;
         let ours =
             plain && self.users.contains(&file.uid()) && file.created().ok()? >= self.since?;
-        if !ours || !fd::leads_to(root, path, (file.dev(), file.ino())) {
+        if !ours
+            || !fd::leads_to(root, path, (file.dev(), file.ino()))
+            || self.sees(root, path, file)
+        {
             return None;
         }
         let place = fd::place(root, path).ok()?;
@@ -83,6 +90,32 @@ impl OwnFiles {
             folders: folders.iter().map(|folder| mode(root, folder)).collect(),
         })
     }
+}
+
+impl OwnFiles {
+    fn sees(&self, root: &OwnedFd, path: &[u8], file: &Metadata) -> bool {
+        if self.watched.is_empty() || self.watched.contains(&file.ino()) {
+            return !self.watched.is_empty();
+        }
+        let parent = Path::new(std::ffi::OsStr::from_bytes(path)).parent();
+        let parent = parent.and_then(|parent| fd::place(root, parent.as_os_str().as_bytes()).ok());
+        let parent = parent.and_then(|parent| rustix::fs::fstat(parent).ok());
+        parent.is_none_or(|parent| self.watched.contains(&parent.st_ino))
+    }
+}
+
+/// Inodes that a process watches by inotify(7).
+fn watched(host: HostPid) -> Vec<u64> {
+    let watches = |number: &i32| {
+        let link = fs::read_link(format!("/proc/{host}/fd/{number}")).ok()?;
+        let name = link.as_os_str().as_bytes();
+        let inotify = name == b"anon_inode:inotify" || name == b"anon_inode:[inotify]";
+        let seen = inotify.then(|| fd::Seen::look(host, *number).ok())??;
+        Some(seen.info.inotify)
+    };
+    let numbers = fd::numbers(host).unwrap_or_default();
+    let lines = numbers.iter().filter_map(watches).flatten();
+    lines.map(|watch| watch.inode).collect()
 }
 
 /// The folders between a temporary directory and a file in it, outermost first;
@@ -130,6 +163,8 @@ pub fn metadata(host: HostPid, number: i32) -> io::Result<Metadata> {
 
 #[cfg(test)]
 mod tests {
+    use rustix::fs::inotify;
+
     use super::*;
 
     #[test]
@@ -176,6 +211,13 @@ mod tests {
         };
         assert_eq!(judge(&other), None);
         assert_eq!(judge(&OwnFiles::default()), None);
+        let watching = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        for place in [path.as_path(), folder.path()] {
+            let wd = inotify::add_watch(&watching, place, inotify::WatchFlags::MODIFY).unwrap();
+            assert_eq!(judge(&OwnFiles::of(own, [own])), None);
+            inotify::remove_watch(&watching, wd).unwrap();
+        }
+        assert_eq!(judge(&OwnFiles::of(own, [own])), Some(found));
         fs::hard_link(&path, folder.path().join("link")).unwrap();
         assert_eq!(judge(&rule), None);
     }

@@ -240,6 +240,16 @@ pub(crate) fn misnamed(name: &str) -> Refusal {
     )
 }
 
+/// A file that exists, but that nothing below the root directory of the job leads to.
+pub(crate) fn outside(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "the file is not below the root directory of the job: it belongs to another one, or to a \
+         file system that is not mounted there",
+        "start the program with a file of its own root directory, or with a pipe (2>&1 | cat)",
+    )
+}
+
 /// A kind of file that this version has never heard of.
 pub(crate) fn unknown(name: &str) -> Refusal {
     Refusal::new(

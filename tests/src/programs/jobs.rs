@@ -65,3 +65,19 @@ public class Work {
 "#;
     write(directory, "Work.java", program)
 }
+
+/// Every file that is made is told, in order.
+pub(super) fn inotifywait(directory: &Path) -> Result<()> {
+    let script = "\
+mkdir watched && mkfifo told
+inotifywait -q -m -e create --format %f watched > told &
+( sleep 0.5; for n in $(seq 1 250); do : > watched/$n; sleep 0.03; done ) &
+for n in $(seq 1 250); do
+    read -r -t 30 name || { echo nothing after $n; exit 1; }
+    echo $name
+done < told | sha256sum
+kill %1
+rm -r watched told
+";
+    write(directory, "watch.sh", script)
+}

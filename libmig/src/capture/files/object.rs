@@ -15,7 +15,7 @@ use crate::{
     },
     inspect::{
         fd::{Kind, Seen},
-        refusal,
+        inotify, refusal,
     },
     sys::{descriptor, tty},
 };
@@ -85,7 +85,8 @@ impl<'a> Objects<'a> {
         let info = &found.seen.info;
         let stat = &found.seen.stat;
         // The same object as a mapping, or as another name in /dev/shm.
-        if !found.seen.opaque()
+        let place = found.seen.opaque() && found.kind == Kind::Named;
+        if !place
             && matches!(found.kind, Kind::Named | Kind::Unlinked)
             && let Some(object) = self.shared.known(stat.st_dev, stat.st_ino)
         {
@@ -153,17 +154,20 @@ impl<'a> Objects<'a> {
             return Err(found.refused(&refusal::unread_events()));
         }
         let host = self.processes[found.process].host;
-        let lines = found.seen.info.inotify.iter();
-        let watches = lines.map(|line| {
-            let root = self.table.root.as_ref();
-            let file = root.and_then(|root| line.locate(host, root));
-            let file = file.ok_or_else(|| found.refused(&refusal::unnamed_watch(line.wd)))?;
-            Ok(InotifyWatch {
-                wd: line.wd,
-                mask: line.mask,
-                file,
-            })
-        });
+        let lines = &found.seen.info.inotify;
+        let root = self.table.root.as_ref();
+        let files = root.map(|root| inotify::locate(lines, host, root));
+        let watches = lines
+            .iter()
+            .zip(files.unwrap_or_default())
+            .map(|(line, file)| {
+                let file = file.ok_or_else(|| found.refused(&refusal::unnamed_watch(line.wd)))?;
+                Ok(InotifyWatch {
+                    wd: line.wd,
+                    mask: line.mask,
+                    file,
+                })
+            });
         let mut watches = watches.collect::<Result<Vec<_>, FilesError>>()?;
         watches.sort_by_key(|watch| watch.wd);
         Ok(watches)

@@ -114,7 +114,7 @@ impl Table {
         &mut self,
         processes: &[FileSource<'_>],
         process: usize,
-        seen: Seen,
+        mut seen: Seen,
         (stdio, devpts): (&CapsuleStdio, Option<u64>),
         alike: &mut HashMap<Likeness, Vec<FileId>>,
     ) -> Result<FileId, FilesError> {
@@ -165,9 +165,9 @@ impl Table {
             Kind::Fifo => !seen.deleted(),
             _ => false,
         };
-        if named && !self.leads_here(&seen) {
-            let refusal = refusal::misnamed(&seen.name());
-            return Err(FilesError::refused(pid, number, &refusal));
+        if named && let Some(root) = &self.root {
+            let found = seen.find_name(root);
+            found.map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
         }
         let file = FileId::try_from(self.files.len()).expect("fewer than 2^32 descriptors");
         candidates.push(file);

@@ -74,6 +74,14 @@ pub(super) const FILES: &[Workload] = &[
         &["contents", "name", "view", "mode"],
     ),
     of(
+        "names",
+        "names-links",
+        &["--mode", "links"],
+        "a file by another of its names, and places without a name",
+        &["link", "place", "memory"],
+    )
+    .single(),
+    of(
         "locks",
         "locks-posix",
         &["--mode", "posix"],

@@ -184,6 +184,21 @@ pub(super) const WATCHES: &[Workload] = &[
         "inotify in an interest list, shared with a child that changes the files",
         &["lost"],
     ),
+    of(
+        "watches",
+        "watches-named",
+        &[
+            "--mode",
+            "named",
+            "--file",
+            "/etc/debian_version",
+            "--folder",
+            "/etc",
+        ],
+        "inotify: a file and a folder of the node's root, whose handles lead nowhere in a lab",
+        &["event"],
+    )
+    .single(),
 ];
 
 pub(super) const CONFINED: &[Workload] = &[
