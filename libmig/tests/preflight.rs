@@ -194,7 +194,7 @@ fn mappings_that_cannot_move_are_named() {
     let program = Program::compile();
     for (args, expected) in [
         (&["faults"][..], "userfaultfd"),
-        (&["ring"], "io_uring"),
+        (&["ring"], "has closed its descriptor"),
         (&["packets"], "it maps a socket"),
         (&["segment"], "System V shared memory of the node"),
         (&["aio"], "asynchronous I/O"),

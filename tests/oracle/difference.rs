@@ -116,6 +116,8 @@ impl Comparison {
             }
             // A file that goes along is made anew; its name is told by the path.
             "shared[].kind.File.own.inode" | "shared[].kind.File.own.device" => true,
+            // Indexes of a ring that has none: entry n is the nth.
+            "shared[].kind.Ring.queues[]" => *before == 0,
             // A socket is made anew; which file is its name is told by the path.
             "files[].object.Unix.file.identity" => true,
             // The same terminal, by the name of its own.

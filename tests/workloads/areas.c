@@ -13,6 +13,7 @@
  * --mode droppable: MAP_DROPPABLE.
  * --mode memfd: a memfd of an odd size with all seals, mapped for reading.
  * --mode lock: mlock and mlock2(MLOCK_ONFAULT).
+ * --mode edges: page 0, below 4 GiB, the last page, 16 TiB without access, and code of the vsyscall page.
  */
 #include "workload.h"
 
@@ -371,6 +372,39 @@ static void check_memfd(void)
 	CHECK(mprotect(area, PAGE, PROT_READ | PROT_WRITE) && errno == EACCES, "it can be written to");
 }
 
+#define WIDE (16ul << 40)
+static uint8_t *edges[4];
+
+static void set_edges(void)
+{
+	int flags = MAP_PRIVATE | MAP_ANONYMOUS, access = PROT_READ | PROT_WRITE;
+	/* Where vm.mmap_min_addr and the stack leave room. */
+	uint8_t *first = mmap(NULL, PAGE, access, flags | MAP_FIXED, -1, 0);
+	uint8_t *last = mmap((void *)0x7ffffffde000, PAGE, access, flags | MAP_FIXED_NOREPLACE, -1, 0);
+	edges[0] = first == MAP_FAILED ? anonymous(PAGE, 0) : first;
+	edges[1] = last == MAP_FAILED ? anonymous(PAGE, 0) : last;
+	edges[2] = anonymous(PAGE, MAP_32BIT);
+	area = MUST(mmap(NULL, WIDE, PROT_NONE, flags | MAP_NORESERVE, -1, 0));
+	edges[3] = area + WIDE / 2;
+	MUST(mprotect(edges[3], PAGE, access));
+	for (size_t i = 0; i < 4; i++)
+		wl_fill(edges[i], PAGE, i * 1000);
+}
+
+static void check_edges(void)
+{
+	long (*vsyscall_time)(void *) = (long (*)(void *))0xffffffffff600400;
+	for (size_t i = 0; i < 4; i++)
+		CHECK(wl_compare(edges[i], PAGE, i * 1000) < 0, "page %zu, at %p", i, edges[i]);
+	CHECK((uintptr_t)edges[2] < 1ul << 32, "%p", edges[2]);
+	CHECK(wl_probe(area, false) && wl_probe(area + WIDE - PAGE, false), "what has no access can be read");
+	/* A kernel may have no such page. */
+	if (*wl_proc("maps", "ffffffffff600000"))
+		CHECK(labs(vsyscall_time(NULL) - time(NULL)) < 3, "the time of the vsyscall page");
+	if (wl_sabotage("page"))
+		edges[3][5] ^= 1;
+}
+
 static const struct mode {
 	const char *name;
 	void (*set)(void), (*check)(void);
@@ -381,7 +415,7 @@ static const struct mode {
 	{ "many", set_many, check_many },	{ "growsdown", set_growsdown, check_growsdown },
 	{ "advice", set_advice, check_advice }, { "lock", set_lock, check_lock },
 	{ "seal", set_seal, check_seal },	{ "droppable", set_droppable, check_droppable },
-	{ "memfd", set_memfd, check_memfd },
+	{ "memfd", set_memfd, check_memfd },	{ "edges", set_edges, check_edges },
 };
 
 int main(int argc, char **argv)

@@ -12,7 +12,12 @@ use std::{
 };
 
 use super::{
-    CaptureError, SharedRegistry, hindrance::obstacle, process, shm::Place, space::SpaceAnswers,
+    CaptureError, SharedRegistry,
+    hindrance::obstacle,
+    process,
+    ring::{self, RingError},
+    shm::Place,
+    space::SpaceAnswers,
 };
 use crate::{
     api::Obstacle,
@@ -137,6 +142,7 @@ impl Reader<'_> {
             }
             Kind::SystemV => self.attached(area)?,
             Kind::File => self.file_backing(area)?,
+            Kind::Ring => self.ring(area)?,
             Kind::Vsyscall => unreachable!("left out by the caller"),
         };
         Ok(Mapping {
@@ -179,6 +185,26 @@ impl Reader<'_> {
             object,
             offset,
             read_only,
+        })
+    }
+
+    fn ring(&mut self, area: &DetailedArea) -> Result<Backing, CaptureError> {
+        let found = ring::mapped(self.shared, self.host, area.area.inode);
+        let object = found.map_err(|error| match error {
+            RingError::Refused(refusal) => obstacle(Obstacle {
+                pid: Some(self.pid),
+                object: mapping_rules::describe(area),
+                reason: refusal.reason,
+                remedy: refusal.remedy,
+                transient: refusal.transient,
+            }),
+            RingError::Host(source) => CaptureError::proc(self.host, "an io_uring")(source),
+        })?;
+        Ok(Backing::Shared {
+            object,
+            offset: area.area.offset,
+            private: false,
+            read_only: false,
         })
     }
 

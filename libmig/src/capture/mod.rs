@@ -20,6 +20,7 @@ mod pages;
 mod process;
 mod query;
 mod relock;
+mod ring;
 mod sample;
 mod seccomp;
 mod segments;

@@ -16,7 +16,7 @@ use super::{
     hindrance::obstacle,
     memory,
     namespaces::Nested,
-    query,
+    query, ring,
     sleep::{self, Interrupted},
     thread::{self, Outside},
 };
@@ -112,6 +112,9 @@ fn live(
         &ids,
     )?;
     context.asked.push(Instant::now());
+    if of_threads.iter().any(|answers| answers.registered_rings) {
+        return Err(obstacle(ring::registered(frozen.pid)));
+    }
 
     let layout = layout(host, stat, answers.brk)?;
     let memory = memory::capture(

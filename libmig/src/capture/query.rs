@@ -18,6 +18,12 @@ use crate::{
 const SIGNALS: usize = 64;
 const LIMITS: u64 = 16;
 const PR_GET_MDWE: u64 = 66;
+/// The memory of io_uring(7) in /proc/PID/maps.
+const RING: &[u8] = b"anon_inode:[io_uring]";
+/// IO_RINGFD_REG_MAX: places for rings that a thread has registered.
+const RINGS: u64 = 16;
+/// IORING_ENTER_REGISTERED_RING.
+const BY_PLACE: u64 = 1 << 4;
 
 /// Answers about a process.
 #[derive(Debug)]
@@ -46,6 +52,8 @@ pub(super) struct ThreadAnswers {
     pub(super) tsc_mode: i32,
     pub(super) timer_slack_ns: u64,
     pub(super) memory_policy: Option<MemoryPolicy>,
+    /// Whether it has registered rings of io_uring(7), IORING_REGISTER_RING_FDS.
+    pub(super) registered_rings: bool,
 }
 
 /// Asks a process and all its threads; the first is the leader. Nothing of the
@@ -105,14 +113,15 @@ fn ask_through<'a>(
 ) -> Result<(ProcessAnswers, Vec<ThreadAnswers>), RemoteError> {
     let mut batch = Batch::new();
     let process = ProcessQuestions::new(&mut batch, timers, areas);
-    let thread = ThreadQuestions::new(&mut batch);
+    let rings = areas.iter().any(|area| area.name == RING);
+    let thread = ThreadQuestions::new(&mut batch, rings);
     let results = injector.run(leader, &batch)?;
     let more = |batch: &Batch| injector.run(leader, batch);
     let answers = process.answers(&results, more)?;
     let mut of_threads = vec![thread.answers(&results)?];
     for other in others {
         let mut batch = Batch::new();
-        let thread = ThreadQuestions::new(&mut batch);
+        let thread = ThreadQuestions::new(&mut batch, rings);
         let results = injector.run(other, &batch)?;
         of_threads.push(thread.answers(&results)?);
     }
@@ -261,10 +270,11 @@ struct ThreadQuestions {
     securebits: Slot,
     timer_slack: Slot,
     memory_policy: PolicyQuestion,
+    rings: Vec<Slot>,
 }
 
 impl ThreadQuestions {
-    fn new(batch: &mut Batch) -> Self {
+    fn new(batch: &mut Batch, rings: bool) -> Self {
         let altstack = batch.reserve(24);
         batch.call(libc::SYS_sigaltstack, &[0.into(), altstack.into()]);
         let mut get = |option: i32, len: usize| {
@@ -285,6 +295,12 @@ impl ThreadQuestions {
             securebits,
             timer_slack,
             memory_policy: PolicyQuestion::new(batch, None),
+            rings: (0..if rings { RINGS } else { 0 })
+                .map(|place| {
+                    let nothing = [place.into(), 0u64.into(), 0u64.into(), BY_PLACE.into()];
+                    batch.attempt(libc::SYS_io_uring_enter, &nothing)
+                })
+                .collect(),
         }
     }
 
@@ -303,6 +319,10 @@ impl ThreadQuestions {
             tsc_mode: results.half(self.tsc).cast_signed(),
             timer_slack_ns: results.value(self.timer_slack)?,
             memory_policy: self.memory_policy.answer(results),
+            registered_rings: self
+                .rings
+                .iter()
+                .any(|place| results.outcome(*place).value().is_some()),
         })
     }
 }

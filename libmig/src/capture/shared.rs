@@ -20,7 +20,7 @@ use super::{
     shm::{Place, attributes},
 };
 use crate::{
-    image::{SharedFile, SharedId, SharedKind, SharedMemory},
+    image::{RingState, SharedFile, SharedId, SharedKind, SharedMemory},
     inspect::own::OwnFiles,
 };
 
@@ -174,6 +174,23 @@ impl SharedRegistry {
         let object = *self.by_id.get(&id)?;
         let (memory, _) = self.objects.get(usize::try_from(object).ok()?)?;
         Some((object, memory.size))
+    }
+
+    /// Adds a ring of io_uring(7) that is new, by device and inode.
+    ///
+    /// # Errors
+    /// With more objects than can be counted.
+    pub(super) fn intern_ring(
+        &mut self,
+        key: (u64, u64),
+        ring: OwnedFd,
+        state: RingState,
+    ) -> io::Result<SharedId> {
+        let memory = SharedMemory {
+            kind: SharedKind::Ring(Box::new(state)),
+            size: 0,
+        };
+        self.add(key, memory, ring.into())
     }
 
     fn add(&mut self, key: (u64, u64), memory: SharedMemory, file: File) -> io::Result<SharedId> {

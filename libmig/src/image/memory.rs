@@ -241,6 +241,27 @@ pub enum SharedKind {
     File(SharedFile),
     /// shmget(2).
     SystemV(Segment),
+    /// io_uring_setup(2).
+    Ring(Box<RingState>),
+}
+
+/// A ring of io_uring(7) without requests that are under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingState {
+    /// Entries of the submission queue.
+    pub sq_entries: u32,
+    /// Entries of the completion queue.
+    pub cq_entries: u32,
+    /// Requests that were taken, and answered: its counters.
+    pub served: u32,
+    /// IORING_FEAT_* of the kernel that the program knows.
+    pub features: u32,
+    /// Both queues as they lie in memory (struct io_rings).
+    #[serde(with = "serde_bytes")]
+    pub queues: Vec<u8>,
+    /// The entries to be submitted.
+    #[serde(with = "serde_bytes")]
+    pub entries: Vec<u8>,
 }
 
 impl SharedKind {
@@ -249,7 +270,7 @@ impl SharedKind {
     pub fn hugetlb_kib(&self) -> u32 {
         match self {
             Self::Anonymous { hugetlb_kib } | Self::Memfd { hugetlb_kib, .. } => *hugetlb_kib,
-            Self::File(_) | Self::SystemV(_) => 0,
+            Self::File(_) | Self::SystemV(_) | Self::Ring(_) => 0,
         }
     }
 }

@@ -95,6 +95,8 @@ pub enum Kind {
     Signal,
     /// epoll_create(2).
     Epoll,
+    /// io_uring_setup(2) without requests under way.
+    Ring,
     /// inotify_init(2), its watches judged further in [`super::inotify`].
     Inotify,
     /// A socket, judged further in [`super::unix_socket`].
@@ -268,6 +270,10 @@ impl Seen {
             b"[signalfd]" if self.info.signal_mask.is_some() => Ok(Kind::Signal),
             b"[eventpoll]" => Ok(Kind::Epoll),
             b"inotify" | b"[inotify]" => Ok(Kind::Inotify),
+            b"[io_uring]" => match self.info.ring.clone().unwrap_or_default().refusal() {
+                Some(refusal) => Err(refusal),
+                None => Ok(Kind::Ring),
+            },
             other => Err(refusal::anonymous(other)),
         }
     }

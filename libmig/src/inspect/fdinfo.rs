@@ -2,7 +2,7 @@
 //! are not known here are skipped: whether a *kind* of file is known is decided
 //! by [`super::fd`], from its name.
 
-use super::inotify::WatchLine;
+use super::{inotify::WatchLine, uring::RingInfo};
 use crate::image::TimerFile;
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
@@ -29,6 +29,8 @@ pub struct FdInfo {
     pub epoll: Vec<EpollLine>,
     /// inotify: the watches.
     pub inotify: Vec<WatchLine>,
+    /// io_uring, as a whole.
+    pub ring: Option<RingInfo>,
     /// Index of a pty, which only masters have.
     pub tty_index: Option<u32>,
 }
@@ -59,6 +61,10 @@ impl FdInfo {
                 line: line.chars().take(200).collect(),
             })?;
         }
+        // A ring that is busy shows none of its lines.
+        info.ring = text
+            .contains("CachedSqHead:")
+            .then(|| RingInfo::parse(text));
         Ok(info)
     }
 

@@ -15,6 +15,8 @@ pub enum Kind {
     Shared,
     /// A segment of System V shared memory.
     SystemV,
+    /// The memory of an io_uring, whose state its descriptor tells.
+    Ring,
     /// `[vdso]`.
     Vdso,
     /// `[vvar]`.
@@ -34,6 +36,9 @@ const MOVABLE: [&[u8; 2]; 27] = [
     b"dc", b"ac", b"nr", b"ht", b"wf", b"dd", b"sd", b"hg", b"nh", b"mg", b"sl", b"gu", b"dp",
     b"ar",
 ];
+
+/// Where the kernel lets the parts of an io_uring be mapped.
+const RING_OFFSETS: [u64; 3] = [0, 0x800_0000, 0x1000_0000];
 
 /// VmFlags that are refused, and why.
 const REFUSED: [(&[u8; 2], &str, &str); 11] = [
@@ -108,7 +113,8 @@ pub fn classify(pid: i32, area: &DetailedArea) -> Result<Kind, Obstacle> {
     }
     for flag in &area.flags {
         // hugetlbfs sets "de" on its own mappings, which mmap does make.
-        if MOVABLE.contains(&flag) || (flag == b"de" && area.has(b"ht")) {
+        let by_kernel = matches!(flag, b"de" | b"mm") && kind == Kind::Ring;
+        if MOVABLE.contains(&flag) || (flag == b"de" && area.has(b"ht")) || by_kernel {
             continue;
         }
         return Err(refuse_flag(pid, area, *flag));
@@ -162,6 +168,9 @@ pub(super) fn kind(area: &Area) -> Option<Kind> {
         b"[vvar]" => return Some(Kind::Vvar),
         b"[vvar_vclock]" => return Some(Kind::VvarClock),
         b"[vsyscall]" => return Some(Kind::Vsyscall),
+        b"anon_inode:[io_uring]" if area.shared && RING_OFFSETS.contains(&area.offset) => {
+            return Some(Kind::Ring);
+        }
         // MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB has a file of the kernel's behind it.
         b"/anon_hugepage (deleted)" if !area.shared => return Some(Kind::Anonymous),
         _ => {}
@@ -269,6 +278,7 @@ mod tests {
         let cases = [
             ("", 'p', "rd wr mr mw me ac", Kind::Anonymous),
             ("[anon:x]", 'p', "rd", Kind::Anonymous),
+            ("anon_inode:[io_uring]", 's', "rd sh de mm", Kind::Ring),
             ("[anon_shmem:x y]", 's', "rd sh", Kind::Shared),
             ("/usr/bin/x", 'p', "rd ex", Kind::File),
             ("/dev/shm/x", 's', "rd sh", Kind::File),
@@ -294,7 +304,7 @@ mod tests {
             ("", 's', "rd"),
             ("/SYSV00000001 (deleted)", 's', "rd de ht"),
             ("/dev/dri/card0", 's', "rd"),
-            ("anon_inode:[io_uring]", 's', "rd"),
+            ("anon_inode:[perf_event]", 's', "rd"),
             ("[new thing]", 'p', "rd"),
         ] {
             let obstacle = classify_line(name, sharing, flags).unwrap_err();

@@ -34,4 +34,5 @@ pub mod system_v;
 pub mod text;
 pub mod timers;
 pub mod unix_socket;
+pub mod uring;
 pub mod visit;

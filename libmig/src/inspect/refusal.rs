@@ -16,6 +16,10 @@ pub struct Refusal {
     pub transient: bool,
 }
 
+/// What to do about a ring of io_uring(7) that never moves.
+pub(crate) const NO_RINGS: &str =
+    "start the program with io_uring switched off (UV_USE_IO_URING=0 for Node.js)";
+
 impl Refusal {
     fn new(what: impl Into<String>, reason: impl Into<String>, remedy: &str) -> Self {
         Self {
@@ -24,6 +28,24 @@ impl Refusal {
             remedy: remedy.to_owned(),
             transient: false,
         }
+    }
+
+    /// A ring of io_uring(7).
+    pub(crate) fn ring(reason: &str, transient: bool) -> Self {
+        let remedy = if transient {
+            "try again when the program waits for nothing through it"
+        } else {
+            NO_RINGS
+        };
+        Self {
+            transient,
+            ..Self::new("io_uring", reason, remedy)
+        }
+    }
+
+    /// The memory of a ring whose descriptor the process has closed.
+    pub(crate) fn closed_ring() -> Self {
+        Self::ring("the program has closed its descriptor", false)
     }
 
     /// As an obstacle about descriptor `number` of process `pid` (in its capsule).
@@ -149,10 +171,6 @@ pub(crate) fn anonymous(name: &[u8]) -> Refusal {
     let name = String::from_utf8_lossy(name);
     let name = name.trim_start_matches('[').trim_end_matches(']');
     let (reason, remedy) = match name {
-        "io_uring" => (
-            "an io_uring ring is shared with this node's kernel",
-            "start the program with io_uring switched off (UV_USE_IO_URING=0 for Node.js)",
-        ),
         "fanotify" => (
             "its watches belong to this node's file systems",
             "let the program poll for changes instead, or close its watches",
@@ -286,7 +304,6 @@ mod tests {
         for (link, what, reason) in [
             ("[userfaultfd]", "userfaultfd", "page faults itself"),
             ("[perf_event]", "perf_event", "this node's CPUs"),
-            ("[io_uring]", "io_uring", "this node's kernel"),
             ("bpf-map", "bpf-map", "kernel object"),
             ("bpf-prog", "bpf-prog", "kernel object"),
             ("kvm-vm", "kvm-vm", "kernel object"),

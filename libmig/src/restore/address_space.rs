@@ -27,6 +27,8 @@ pub(super) struct Sources<'a> {
     pub(super) daemon: i32,
     /// The files of the layout, in its order.
     pub(super) files: &'a [RawFd],
+    /// Those that are rings of io_uring(7), which come last: see `Building::map_rings`.
+    pub(super) is_ring: &'a dyn Fn(SharedId) -> bool,
     /// The shared objects of the job.
     pub(super) shared: &'a dyn Fn(SharedId, bool) -> Option<RawFd>,
     /// One for each of the layout's attaches.
@@ -113,7 +115,8 @@ pub(super) fn attach(batch: &mut Batch, layout: &Layout, sources: &Sources<'_>) 
 /// Maps everything else, where nothing is yet.
 pub(super) fn extend(batch: &mut Batch, layout: &Layout, sources: &Sources<'_>) {
     let mut fetched: Vec<(Source, Slot)> = Vec::new();
-    for step in &layout.maps {
+    let is_ring = |map: &Map| matches!(map.source, Source::Shared(id, _) if (sources.is_ring)(id));
+    for step in layout.maps.iter().filter(|step| !is_ring(step)) {
         map_one(batch, step, sources, &mut fetched);
     }
     for (_, descriptor) in fetched {

@@ -352,6 +352,7 @@ impl Building {
             daemon: self.daemon,
             files: &files,
             shared: &shared,
+            is_ring: &|id| self.shared.is_ring(id),
             segments: &segments,
         };
         let batch = address_space::map((&layout, &process.memory), keep, vdso, &sources);
@@ -363,6 +364,7 @@ impl Building {
         if let Some(place) = vdso {
             self.vdso.settle(pid, husk.host(), &process.memory, place)?;
         }
+        self.map_rings(pid, &layout)?;
         self.spaces.insert(pid, Space { layout, vdso, exe });
         Ok(())
     }

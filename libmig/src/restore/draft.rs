@@ -116,6 +116,7 @@ impl Drafted {
             daemon: self.base.daemon,
             files: &numbers,
             shared: &|_, _| None,
+            is_ring: &|_| false,
             segments: &[],
         };
         let batch = address_space::map((&layout, &process.memory), keep, vdso, &sources);
@@ -207,6 +208,7 @@ impl Building {
             daemon: self.daemon,
             files: &numbers,
             shared: &shared,
+            is_ring: &|id| self.shared.is_ring(id),
             segments: &segments,
         };
         address_space::attach(&mut batch, &revision.layout, &sources);
@@ -217,6 +219,7 @@ impl Building {
             .get_mut(&pid)
             .ok_or_else(|| outgrown(pid, "is not one of the draft"))?;
         husk.run(self.injector, &batch, "change its memory")?;
+        self.map_rings(pid, &layout)?;
         let vdso = laid.vdso;
         self.spaces.insert(pid, Space { layout, vdso, exe });
         Ok(())

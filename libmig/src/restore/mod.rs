@@ -31,6 +31,8 @@ mod prepare;
 mod process;
 mod remains;
 pub mod revise;
+mod ring;
+mod ring_place;
 mod seccomp;
 mod shm;
 mod sleep;

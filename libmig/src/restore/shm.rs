@@ -184,7 +184,7 @@ impl Tree {
                     "give memfd {} its owner",
                     String::from_utf8_lossy(name)
                 )))?,
-                SharedKind::Anonymous { .. } | SharedKind::SystemV(_) => {}
+                SharedKind::Anonymous { .. } | SharedKind::SystemV(_) | SharedKind::Ring(_) => {}
             }
         }
         // What is inside changes the times of a folder.

@@ -14,6 +14,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
 use super::{
     error::{RestoreError, host},
     layout::{MappedFile, huge_page_flags},
+    ring,
     shm::Files,
     task::Task,
 };
@@ -121,17 +122,23 @@ struct Object {
     readable: File,
     /// A file that may be somebody's program, which nobody may have open for writing.
     is_file: bool,
+    is_ring: bool,
     /// Size of its huge pages in KiB; 0 for ordinary pages.
     hugetlb_kib: u32,
 }
 
 impl Object {
     fn new(file: File, kind: &SharedKind) -> Result<Self, RestoreError> {
-        let readable = reopen(&file)?;
+        let readable = match kind {
+            // Its descriptor is all that leads to it.
+            SharedKind::Ring(_) => file.try_clone().map_err(host("duplicate an io_uring"))?,
+            _ => reopen(&file)?,
+        };
         Ok(Self {
             file,
             readable,
             is_file: matches!(kind, SharedKind::File(_)),
+            is_ring: matches!(kind, SharedKind::Ring(_)),
             hugetlb_kib: kind.hugetlb_kib(),
         })
     }
@@ -166,6 +173,7 @@ impl SharedObjects {
                     let never_runs = seals & F_SEAL_EXEC != 0 && attributes.mode & 0o111 == 0;
                     memfd(id, memory.size, name, (*hugetlb_kib, never_runs))?
                 }
+                SharedKind::Ring(state) => ring::make(state)?,
                 SharedKind::File(_) | SharedKind::SystemV(_) => {
                     let made = SharedId::try_from(id).ok().and_then(|id| files.remove(&id));
                     made.ok_or_else(|| nowhere(id))?
@@ -178,6 +186,11 @@ impl SharedObjects {
 
     pub(super) fn get(&self, id: SharedId) -> Option<&File> {
         Some(&self.object(id)?.file)
+    }
+
+    /// Whether it is a ring of io_uring(7).
+    pub(super) fn is_ring(&self, id: SharedId) -> bool {
+        self.object(id).is_some_and(|object| object.is_ring)
     }
 
     fn object(&self, id: SharedId) -> Option<&Object> {

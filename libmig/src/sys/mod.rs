@@ -26,6 +26,7 @@ pub mod system_v;
 pub mod tcp;
 pub mod tty;
 pub mod tty_queue;
+pub mod uring;
 pub mod userfaultfd;
 
 pub use pid::HostPid;

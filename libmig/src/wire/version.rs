@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 23. Rings of io_uring.
 //! 22. Memory that is sent while the job runs.
 //! 21. The end of a job says which epoch it had.
 //! 20. Namespaces that the job has made.
@@ -24,9 +25,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 22;
+pub const NEWEST: u16 = 23;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 22;
+pub const OLDEST: u16 = 23;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -21,6 +21,7 @@ pub(super) fn all() -> Vec<Workload> {
         process::TREES,
         nested::NESTED,
         files::FILES,
+        files::RINGS,
         files::TRANSITIONS,
     ]
     .concat()

@@ -10,8 +10,10 @@ use super::{
     terminal::Terminals,
 };
 use crate::{
+    capture::ring::{self, RingError},
     image::{
-        FileId, FileObject, FilePath, InotifyWatch, OpenFile, Pipe, PipeId, TimerFile, UnlinkedFile,
+        FileId, FileObject, FilePath, InotifyWatch, OpenFile, Pipe, PipeId, SharedId, TimerFile,
+        UnlinkedFile,
     },
     inspect::{
         fd::{Kind, Seen},
@@ -113,6 +115,7 @@ impl<'a> Objects<'a> {
                     source,
                 })?)
             }
+            Kind::Ring => FileObject::Shared(self.ring(found)?),
             Kind::Device => {
                 let (major, minor) = found.seen.device();
                 FileObject::Device {
@@ -145,6 +148,14 @@ impl<'a> Objects<'a> {
             Kind::Epoll => {
                 FileObject::Epoll(epoll::interest(self.processes, self.table, file, found)?)
             }
+        })
+    }
+
+    fn ring(&mut self, found: &Found) -> Result<SharedId, FilesError> {
+        let info = found.seen.info.ring.clone().unwrap_or_default();
+        ring::intern(self.shared, &found.copy, &info).map_err(|error| match error {
+            RingError::Refused(refusal) => found.refused(&refusal),
+            RingError::Host(source) => found.host("the ring")(source),
         })
     }
 

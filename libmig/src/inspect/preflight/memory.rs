@@ -18,8 +18,10 @@ use crate::{
     inspect::{
         fd,
         mapping_rules::{self, Kind},
+        refusal::{self, Refusal},
         shm::{self, Shm, Whereabouts, whereabouts},
         smaps::{self, DetailedArea},
+        uring,
     },
     sys::HostPid,
 };
@@ -116,6 +118,13 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd, apart: bool) {
                 let remedy = "start the program with `mig exec`";
                 let finding = Finding::new(mapping_rules::FOREIGN_SEGMENT, remedy);
                 subject.refuse(mapping_rules::describe(area), finding);
+            }
+            Ok(Kind::Ring) => {
+                if let Ok(None) = uring::descriptor(subject.host, area.area.inode) {
+                    let refusal = Refusal::closed_ring();
+                    let finding = Finding::new(refusal.reason, refusal::NO_RINGS);
+                    subject.refuse(mapping_rules::describe(area), finding);
+                }
             }
             Ok(_) => {}
             Err(obstacle) => {

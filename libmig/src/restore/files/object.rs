@@ -1,7 +1,7 @@
 //! One open file description after the other.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs::File,
     io::Write,
     os::{
@@ -18,7 +18,9 @@ use rustix::{
 
 use super::{FilesError, inet, pipe::Pipes, socket, terminal::Terminals, timer};
 use crate::{
-    image::{FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, Stdio, UnlinkedFile},
+    image::{
+        FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, SharedKind, Stdio, UnlinkedFile,
+    },
     inspect::manifest,
     restore::RestoreHost,
     sys::descriptor,
@@ -120,6 +122,8 @@ pub(super) struct Objects<'a> {
     pipes: Pipes,
     streams: HashMap<Stdio, FileId>,
     unlinked: HashMap<FileId, File>,
+    /// Those of the shared objects that are no files, and cannot be opened again.
+    rings: HashSet<SharedId>,
 }
 
 impl<'a> Objects<'a> {
@@ -130,6 +134,8 @@ impl<'a> Objects<'a> {
         shared: &'a dyn Fn(SharedId) -> Option<OwnedFd>,
         terminals: &'a Terminals,
     ) -> Result<Self, FilesError> {
+        let shared_objects = (0..).zip(&image.shared);
+        let rings = shared_objects.filter(|(_, one)| matches!(one.kind, SharedKind::Ring(_)));
         Ok(Self {
             root,
             host,
@@ -138,6 +144,7 @@ impl<'a> Objects<'a> {
             pipes: Pipes::make(image, root)?,
             streams: HashMap::new(),
             unlinked: HashMap::new(),
+            rings: rings.map(|(id, _)| id).collect(),
         })
     }
 
@@ -170,7 +177,11 @@ impl<'a> Objects<'a> {
             FileObject::Shared(object) => {
                 let memory = (self.shared)(*object);
                 let memory = memory.ok_or(FilesError::Malformed("such shared object"))?;
-                reopen(&memory, how).map_err(FilesError::make("a shared memory object"))?
+                if self.rings.contains(object) {
+                    memory
+                } else {
+                    reopen(&memory, how).map_err(FilesError::make("a shared memory object"))?
+                }
             }
             FileObject::Event { .. }
             | FileObject::Timer(_)

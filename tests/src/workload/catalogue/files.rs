@@ -2,6 +2,33 @@
 
 use super::{Workload, of};
 
+pub(super) const RINGS: &[Workload] = &[
+    of(
+        "uring",
+        "uring-idle",
+        &["--mode", "idle"],
+        "an io_uring with answers that wait, watched by epoll",
+        &["answer", "tail"],
+    )
+    .single(),
+    of(
+        "uring",
+        "uring-no-array",
+        &["--mode", "idle", "--flags", "0x10000"],
+        "an io_uring without an array of indexes",
+        &["answer"],
+    )
+    .single(),
+    of(
+        "uring",
+        "uring-wait",
+        &["--mode", "wait"],
+        "a thread that waits for an answer of io_uring",
+        &["eintr"],
+    )
+    .not_stoppable(),
+];
+
 pub(super) const FILES: &[Workload] = &[
     of(
         "files",

@@ -179,6 +179,14 @@ pub(super) const MEMORY: &[Workload] = &[
     )
     .single(),
     of(
+        "areas",
+        "areas-edges",
+        &["--mode", "edges"],
+        "page 0, the last page, below 4 GiB, 16 TiB without access",
+        &["page"],
+    )
+    .single(),
+    of(
         "place",
         "place-future",
         &["--mode", "future"],
