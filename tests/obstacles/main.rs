@@ -180,6 +180,33 @@ fn what_cannot_leave_is_named_also_when_the_destination_is_down() {
     lab.down_and_check();
 }
 
+/// Nobody but the process itself can find out, and it gives back what it has taken.
+#[test]
+fn what_a_semaphore_gets_back_at_the_end_is_named_and_nothing_changes() {
+    const TAKER: &str = "import ctypes, time
+c = ctypes.CDLL(None); shorts = ctypes.c_short * 3
+sem = c.semget(0, 2, 0o1600); c.semop(sem, ctypes.byref(shorts(1, 5, 0)), 1)
+done = c.semop(sem, ctypes.byref(shorts(1, -2, 0x1000)), 1)
+open('value', 'w').write(str(done))
+while c.semctl(sem, 1, 12) == 3: time.sleep(0.01)
+open('changed', 'w')";
+    let lab = Lab::up(2);
+    drop(lab.node("n2").sh("mkdir -p /opt/job"));
+    let taker = format!("python3 -c \"{TAKER}\" & until [ -s value ]; do sleep 0.01; done");
+    let job = start(&lab, "taker", &taker);
+    for _ in 0..3 {
+        let refused = job.try_move("n2");
+        assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+        let names = ["semaphore set 0: it has used SEM_UNDO on System V semaphores"];
+        assert_names(&stderr(&refused), &names);
+        assert_runs_on(&job);
+    }
+    let left = "cd /opt/job; cat value; [ ! -e changed ]";
+    assert_eq!(lab.node("n1").sh(left), "0");
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
+
 /// A service of the node, as a system log or a display is one.
 #[test]
 fn a_socket_towards_a_stranger_is_named() {

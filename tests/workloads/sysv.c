@@ -2,9 +2,11 @@
  *
  * --mode semaphores: a set with which a child and its parent take turns, and whose
  *   other values stay.
+ * --mode threads: the same in a program with threads, which has used SEM_UNDO and given back what it took.
  * --mode queue: messages of several types that wait in a queue of a size of its own.
  */
 #include "workload.h"
+#include <pthread.h>
 #include <sys/ipc.h>
 #include <sys/msg.h>
 #include <sys/sem.h>
@@ -19,10 +21,30 @@ static void operate(unsigned short number, short by)
 		CHECK(errno == EINTR, "semop: %s", strerror(errno));
 }
 
+static void *rest(void *nothing)
+{
+	for (;;)
+		pause();
+	return nothing;
+}
+
+/* Takes by SEM_UNDO, and gives back. */
+static void borrow(unsigned short number)
+{
+	struct sembuf take = { number, -3, SEM_UNDO }, give = { number, 3, SEM_UNDO };
+	MUST(semop(id, &take, 1));
+	MUST(semop(id, &give, 1));
+}
+
 static void semaphores(void)
 {
 	id = MUST(semget(key, 4, IPC_CREAT | IPC_EXCL | 0640));
 	MUST(semctl(id, 2, SETVAL, 7));
+	if (wl_mode("threads")) {
+		pthread_t thread;
+		CHECK(!pthread_create(&thread, NULL, rest, NULL), "pthread_create");
+		borrow(2);
+	}
 	MUST(semctl(id, 3, SETVAL, 32767));
 	pid_t child = wl_fork();
 	if (!child)
@@ -98,7 +120,7 @@ int main(int argc, char **argv)
 {
 	wl_init(argc, argv);
 	key = 0x6d690000 + getpid();
-	if (wl_mode("semaphores"))
+	if (wl_mode("semaphores") || wl_mode("threads"))
 		semaphores();
 	else
 		queue();

@@ -8,7 +8,7 @@ use std::{
 use rustix::process::{Pid as RustixPid, PidfdFlags, pidfd_open};
 
 use super::{
-    CaptureError, Frozen, SharedRegistry,
+    CaptureError, Frozen, SharedRegistry, adjustments,
     clock::JobClock,
     namespaces::{self, Nested},
     process::{self, Context},
@@ -79,7 +79,8 @@ impl Frozen {
         let shm = shm::capture(self.keeper, own.as_ref(), &mut shared)?;
         let live = self.processes.iter().filter(|one| !one.threads.is_empty());
         let live: Vec<_> = live.map(|one| (one.pid, one.host)).collect();
-        let system_v = system_v::capture(self.keeper, &live, &mut shared)?;
+        let system_v = system_v::capture(self.keeper, &live, &[], &mut shared)?;
+        adjustments::refuse(self.keeper, &mut self.processes, &system_v.semaphores)?;
         let nested = namespaces::capture(self.keeper, &self.processes)?;
         let place = (root, own.as_ref().map(Shm::device));
         let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place, &nested)?;

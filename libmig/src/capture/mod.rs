@@ -1,5 +1,6 @@
 //! A live process tree -> an image.
 
+mod adjustments;
 mod assemble;
 mod clock;
 mod draft;

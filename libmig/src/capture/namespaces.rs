@@ -98,7 +98,7 @@ fn contents(
             let live: Vec<_> = live.map(|one| (one.pid, one.host)).collect();
             // There are no segments: judged before.
             let mut none = SharedRegistry::new();
-            NamespaceKind::Ipc(system_v::capture(witness, &live, &mut none)?)
+            NamespaceKind::Ipc(system_v::capture(witness, &live, &live, &mut none)?)
         }
         Kind::Net => NamespaceKind::Net {
             loopback_up: space

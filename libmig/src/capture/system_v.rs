@@ -15,11 +15,12 @@ use crate::{
     },
 };
 
-/// All that the namespace of `init` has; `processes` are asked for adjustments. Segments
-/// become shared objects.
+/// All that the namespace of `init` has. Segments become shared objects; `doubtful` are
+/// refused when they may have adjustments.
 pub(super) fn capture(
     init: HostPid,
     processes: &[(Pid, HostPid)],
+    doubtful: &[(Pid, HostPid)],
     shared: &mut SharedRegistry,
 ) -> Result<SystemV, CaptureError> {
     let read = || {
@@ -37,7 +38,7 @@ pub(super) fn capture(
         }
         let sets = system_v::table("sem")?;
         if !sets.is_empty() {
-            obstacles.extend(adjusting(processes)?);
+            obstacles.extend(adjusting(doubtful)?);
         }
         let image = SystemV {
             semaphores: sets.iter().map(set).collect::<io::Result<_>>()?,

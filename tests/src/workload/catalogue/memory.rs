@@ -258,6 +258,13 @@ pub(super) const MEMORY: &[Workload] = &[
     ),
     of(
         "sysv",
+        "sysv-semaphores-threads",
+        &["--mode", "threads"],
+        "System V semaphores in a program with threads",
+        &["value"],
+    ),
+    of(
+        "sysv",
         "sysv-queue",
         &["--mode", "queue"],
         "a System V message queue",
