@@ -90,10 +90,15 @@ fn a_job_is_restored_where_it_is_wanted() {
     eventually("it is on n2", there);
     let before = job.running.ticks();
     job.running.wait_tick_after(before).expect("it runs there");
-    let output = node.mig(&["checkpoint", "it", "/shared/again.mig"]);
-    assert!(said(&output).contains("is not on this node but on node n2"));
-    job.move_to("n1").expect("it comes home");
-    end(&lab, job, "it", "/shared/again.mig").expect("it ends");
+    // It is away: its file is written where the command runs.
+    assert!(checkpoint(&lab, "it", "/root/copy.mig").status.success());
+    let before = job.running.ticks();
+    job.running.wait_tick_after(before).expect("it runs on");
+    refused(&lab, "n1", &["/root/copy.mig"], "lives, on node n2");
+    end(&lab, job, "it", "/root/again.mig").expect("it ends");
+    let again = Job::restore(&lab, "n1", "it", &["/root/again.mig"]).expect("mig starts");
+    again.running.wait_tick_after(0).expect("it runs");
+    end(&lab, again, "it", "/shared/again.mig").expect("it ends");
     // The ID is its home's to give away; a new one is anybody's.
     refused(
         &lab,

@@ -33,18 +33,20 @@ pub(super) async fn handle(
     }
     let file = writable(fds)?;
     let job = target::resolve(daemon, caller, asked).await?;
-    if let Route::Node(node) = target::route(daemon, caller, &job).await? {
-        let said = format!("job {job} is not on this node but on node {node}");
-        let hint = "run `mig checkpoint` there, or move the job here first";
-        return Err(Failure::new(Code::Usage, said).hint(hint));
-    }
+    let elsewhere = match target::route(daemon, caller, &job).await? {
+        Route::Node(node) => Some(node),
+        Route::Here(_) => None,
+    };
     if daemon.draining() {
         return Err(Failure::new(Code::Busy, "the daemon is about to stop"));
     }
     let (done, result) = oneshot::channel();
     let (mover, events, name) = (daemon.clone(), events.clone(), format!("disk {job}"));
     let run = move || {
-        let saved = moves::disk::save(&mover, caller, &job, &file, asker, &events);
+        let saved = match elsewhere {
+            None => moves::disk::save(&mover, caller, &job, &file, asker, &events),
+            Some(node) => moves::fetch::save(&mover, caller, (&job, &node), &file, asker),
+        };
         drop(done.send(saved));
     };
     daemon.spawn_mover(&name, run).map_err(|error| {

@@ -25,8 +25,11 @@ use crate::jobs::registry::unix_now;
 /// PR_GET_DUMPABLE of a process that its user may look into.
 const DUMPABLE: i32 = 1;
 
-/// How long whoever keeps the file may take for that, and the job for its end.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long whoever keeps the file may take for that, at another node too.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long the end of a job may take to be told to its home.
+const END: Duration = Duration::from_secs(30);
 
 /// Place of the permitted set among the capabilities of an image.
 const PERMITTED: usize = 1;
@@ -64,12 +67,16 @@ pub(crate) fn save(
         Err(Failure::from_error(Code::Host, said, &error))
     });
     if ends && saved.is_ok() {
-        // Told by its init, like any end; until that is on record it cannot be restored.
-        let (jobs, id) = (daemon.jobs.clone(), job.clone());
-        let ended = async move { tokio::time::timeout(PATIENCE, jobs.wait(id)).await };
-        daemon.runtime.block_on(ended).ok();
+        wait_for_end(daemon, job);
     }
     saved
+}
+
+/// Told by its init, like any end; until that is on record it cannot be restored.
+pub(super) fn wait_for_end(daemon: &Daemon, job: &JobId) {
+    let (jobs, id) = (daemon.jobs.clone(), job.clone());
+    let ended = async move { tokio::time::timeout(END, jobs.wait(id)).await };
+    daemon.runtime.block_on(ended).ok();
 }
 
 /// The file is written, the job frozen: ends it, once the file is kept.
@@ -107,7 +114,7 @@ fn end(
 }
 
 /// Tells whoever asked that the file is complete and on its disk, and waits for its name to be.
-fn kept(mut asker: UnixStream, report: &CheckpointReport) -> io::Result<()> {
+pub(super) fn kept(mut asker: UnixStream, report: &CheckpointReport) -> io::Result<()> {
     asker.set_read_timeout(Some(PATIENCE))?;
     asker.set_write_timeout(Some(PATIENCE))?;
     local::send(&mut asker, report, local::REPLY_MAX).map_err(io::Error::other)?;

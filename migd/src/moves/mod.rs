@@ -7,6 +7,7 @@
 //! | `outgoing` | the source's end: a running job, frozen, given up, destroyed |
 //! | `incoming` | the destination's end: a capsule, husks, a running job |
 //! | `disk` | a copy of a running job, written to a file |
+//! | `fetch` | a copy of a job of another node, written to a file here |
 //! | `revive` | a job from a file |
 //! | `look` | what stands in the way of a move, asked while the job runs |
 //! | `admission` | what a destination has against a job, asked before it is frozen |
@@ -22,6 +23,7 @@
 pub(crate) mod admission;
 mod adopted;
 pub(crate) mod disk;
+pub(crate) mod fetch;
 pub(crate) mod foreign;
 mod incoming;
 mod lend;

@@ -51,6 +51,16 @@ pub(crate) enum Purpose {
         /// The epoch with which the dialling node owns it.
         epoch: u64,
     },
+    /// A checkpoint of a job that lives at the answering node, for a file at the dialling one;
+    /// the stream belongs to `moves::fetch` afterwards.
+    Fetch {
+        /// The job.
+        job: JobId,
+        /// Who asks for it there.
+        uid: u32,
+        /// It does not run on.
+        end: bool,
+    },
 }
 
 /// What the dialling node says.

@@ -18,6 +18,14 @@ pub(crate) enum BlockingTls {
 }
 
 impl BlockingTls {
+    /// Waits longer for what is read from now on than the rest of a move would.
+    ///
+    /// # Errors
+    /// When the socket is gone.
+    pub(crate) fn wait_for(&mut self, limit: Duration) -> io::Result<()> {
+        self.parts().0.set_read_timeout(Some(limit))
+    }
+
     fn parts(&mut self) -> (&mut std::net::TcpStream, Side<'_>) {
         match self {
             BlockingTls::Dialled(stream) => (&mut stream.sock, Side::Client(&mut stream.conn)),
