@@ -46,6 +46,8 @@ programs! {
     redis_under_load: "redis";
     sqlite_with_a_reader: "sqlite-writer";
     inotifywait_telling_of_files: "inotifywait";
+    tail_following_a_file: "tail";
+    make_with_four_compilers: "make";
 }
 
 #[test]

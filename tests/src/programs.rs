@@ -221,6 +221,19 @@ const PROGRAMS: &[Program] = &[
     )
     .moved(20),
     Program::of(
+        "tail",
+        &["/bin/bash", "follow.sh"],
+        jobs::tail,
+        results::stdout,
+    )
+    .moved(20),
+    Program::of(
+        "make",
+        &["/bin/bash", "build.sh"],
+        jobs::make,
+        results::stdout,
+    ),
+    Program::of(
         "inotifywait",
         &["/bin/bash", "watch.sh"],
         jobs::inotifywait,

@@ -81,3 +81,39 @@ rm -r watched told
 ";
     write(directory, "watch.sh", script)
 }
+
+/// Lines that are read as they are written, by a watch of inotify.
+pub(super) fn tail(directory: &Path) -> Result<()> {
+    let script = "\
+: > log
+( for n in $(seq 1 300); do echo line-$n >> log; sleep 0.03; done; echo last >> log ) &
+tail -n +1 --sleep-interval=60 --pid=$! -f log | while read -r line; do
+    echo \"$line\"
+    [ \"$line\" != last ] || break
+done | sha256sum
+";
+    write(directory, "follow.sh", script)
+}
+
+/// A program of many files, built by four compilers at a time, which hand their work on in /tmp.
+pub(super) fn make(directory: &Path) -> Result<()> {
+    let script = "\
+mkdir source && cd source
+for n in $(seq 1 60); do
+    { echo '#include <stdio.h>'; echo '#include <stdlib.h>'
+      for f in $(seq 1 40); do
+        echo \"int f${n}_$f(int a) { int s = $n; for (int i = 0; i < $f; i++) s += (a ^ i) * $f + rand(); return s; }\"
+      done; } > part$n.c
+done
+{ for n in $(seq 1 60); do echo \"int f${n}_1(int);\"; done
+  echo '#include <stdio.h>'; echo 'int main(void) { int s = 0;'
+  for n in $(seq 1 60); do echo \"s += f${n}_1($n);\"; done
+  echo 'printf(\"%d\\n\", s != 0); return 0; }'; } > main.c
+printf '%s\n' 'parts := $(patsubst %.c,%.o,$(wildcard *.c))' 'all: program' \\
+    'program: $(parts)' '\tgcc -o $@ $^' '%.o: %.c' '\tgcc -O2 -pipe -c -o $@ $<' | sed 's/\\\\t/\\t/' > Makefile
+sed -i 's/^\\t/\t/' Makefile
+make -j4 --silent && ./program && sha256sum part*.o | sha256sum
+cd .. && rm -r source
+";
+    write(directory, "build.sh", script)
+}
