@@ -24,6 +24,7 @@ enum Fault {
     Error,
     Kill,
     Cut,
+    Panic,
 }
 
 #[test]
@@ -39,6 +40,12 @@ fn a_killed_daemon_at_any_point_leaves_one_live_copy() {
 #[test]
 fn a_cut_link_at_any_point_leaves_one_live_copy() {
     at_every_point(Fault::Cut);
+}
+
+/// A bug in a mover costs the move, and not the job.
+#[test]
+fn a_mover_that_panics_leaves_one_live_copy() {
+    strike_all(Fault::Panic, WITH_FILTERS, "spin-pages", 1);
 }
 
 /// Whoever looked at it may be killed: what no filter of its allows is not made in it.
@@ -119,7 +126,7 @@ fn strike(lab: &Lab, point: &Point, fault: Fault, workload: &str, processes: u32
         struck.with_context(|| String::from_utf8_lossy(&moved.stderr).into_owned())
     })?;
     match fault {
-        Fault::Error => {}
+        Fault::Error | Fault::Panic => {}
         Fault::Kill => {
             let node = lab.node(point.node);
             eventually("the killed migd is gone", || {

@@ -111,6 +111,7 @@ impl Point {
             Fault::Error => "error",
             Fault::Kill => "kill",
             Fault::Cut => "stall 1500",
+            Fault::Panic => "panic",
         };
         drop(lab.node(self.node).sh(&self.armed(action)));
         Ok(())

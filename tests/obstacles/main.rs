@@ -1,6 +1,8 @@
 //! What stands in the way of a move is named, all of it and before anything is
 //! frozen, whichever node it is found on; and the job runs on.
 
+mod room;
+
 use std::process::Output;
 
 use mig_tests::job::Job;

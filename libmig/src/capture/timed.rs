@@ -76,7 +76,7 @@ enum Interruption {
 
 fn interruption(number: i64, registers: &Registers) -> Interruption {
     let selects = [libc::SYS_select, libc::SYS_pselect6, libc::SYS_ppoll];
-    match -registers[reg::RAX].cast_signed() {
+    match registers[reg::RAX].cast_signed().wrapping_neg() {
         ERESTARTNOHAND if selects.contains(&number) => Interruption::Kept,
         ERESTARTNOHAND => Interruption::Forgotten,
         error if error == i64::from(libc::EINTR) => Interruption::Forgotten,

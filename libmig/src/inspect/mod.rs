@@ -4,6 +4,7 @@
 
 pub mod boot;
 pub mod cpu;
+pub mod demand;
 pub mod fd;
 pub mod fdinfo;
 pub mod files;

@@ -4,7 +4,7 @@
 //! The file named by `MIG_FAILPOINTS` holds lines `POINT ACTION [ARG]`, read at
 //! every hit, so that a test can arm them while the daemon runs. A point fires
 //! once: its line is the first match, and a file `POINT.hit` beside it says that
-//! it was reached. Actions: `error`, `kill` (SIGKILL of this daemon), `stall MS`.
+//! it was reached. Actions: `error`, `kill` (SIGKILL of this daemon), `panic`, `stall MS`.
 
 use super::JobError;
 
@@ -53,6 +53,7 @@ fn act(name: &'static str, action: &[&str]) -> Result<(), JobError> {
             nix::sys::signal::kill(nix::unistd::getpid(), nix::sys::signal::Signal::SIGKILL)?;
             Ok(())
         }
+        ["panic"] => panic!("failpoint {name}"),
         ["stall", milliseconds] => {
             std::thread::sleep(std::time::Duration::from_millis(milliseconds.parse()?));
             Ok(())

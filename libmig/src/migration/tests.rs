@@ -187,6 +187,7 @@ impl SourceJob for Source {
             memory_bytes: 4096,
             cpu: Vec::new(),
             cpu_level: None,
+            limits: Vec::new(),
             files: 0,
         };
         let files = (0..self.files).map(needed).collect();

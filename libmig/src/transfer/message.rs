@@ -116,6 +116,8 @@ pub struct Offer {
     pub highest_tid: i32,
     /// Resident bytes at the time of the offer.
     pub memory_bytes: u64,
+    /// Soft limits: number, process that has the highest, value.
+    pub limits: Vec<(u32, i32, u64)>,
     /// Opaque description of the source's CPU, compared by the destination.
     #[serde(with = "serde_bytes")]
     pub cpu: Vec<u8>,

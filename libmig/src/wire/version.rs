@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 24. Limits of a job in its offer.
 //! 23. Rings of io_uring.
 //! 22. Memory that is sent while the job runs.
 //! 21. The end of a job says which epoch it had.
@@ -25,9 +26,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 23;
+pub const NEWEST: u16 = 24;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 23;
+pub const OLDEST: u16 = 24;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -19,12 +19,20 @@ pub(crate) struct Leaves {
     pub(crate) job: File,
 }
 
-/// Folder of a job: `<cgroup root>/mig/<job>`.
+/// The folder below which those of all jobs are: `<cgroup root>/mig`.
 ///
 /// # Errors
 /// When no cgroup v2 file system is mounted.
+pub fn all_jobs() -> Result<PathBuf> {
+    Ok(root()?.join("mig"))
+}
+
+/// Folder of a job: `<cgroup root>/mig/<job>`.
+///
+/// # Errors
+/// As [`all_jobs`].
 pub(crate) fn folder(job: &JobId) -> Result<PathBuf> {
-    Ok(root()?.join("mig").join(job.to_string()))
+    Ok(all_jobs()?.join(job.to_string()))
 }
 
 /// Makes the leaves; they may exist.

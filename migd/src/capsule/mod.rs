@@ -45,6 +45,7 @@ mod ring;
 mod view;
 
 pub use birth::run_if_asked;
+pub use cgroup::all_jobs;
 pub use ctl::{Adopt, Event, Info, PipeId, Place};
 pub use exec::{Started, exec};
 pub use handle::{Handle, Launcher, Subscription};

@@ -95,16 +95,16 @@ async fn blocking<T: Send + 'static>(
 /// What is in the way here, and at `to` if that is asked for.
 async fn in_the_way(
     daemon: &Daemon,
-    look: Look,
+    mut look: Look,
     record: &JobRecord,
     to: Option<&NodeName>,
 ) -> Result<Vec<Obstacle>, Failure> {
-    let mut obstacles = look.obstacles;
+    let mut obstacles = std::mem::take(&mut look.obstacles);
     if let Some(to) = to {
         match destination_obstacle(daemon, to) {
             Some(obstacle) => obstacles.push(obstacle),
             None => {
-                let candidate = Candidate::from_here(daemon, record, look.files)?;
+                let candidate = Candidate::from_here(daemon, record, look)?;
                 obstacles.extend(ask(daemon, to, candidate).await?);
             }
         }

@@ -6,11 +6,15 @@ use std::os::fd::OwnedFd;
 use libmig::api::{Code, CpuLevel, Failure, JobId, Obstacle};
 use libmig::image::NeededFile;
 use libmig::inspect::cpu::CpuFeatures;
+use libmig::inspect::demand::{Demand, Room};
 use libmig::inspect::{fd, manifest};
 use libmig::sys::HostPid;
+use libmig::transfer::Proposal;
+use migd::capsule;
 use serde::{Deserialize, Serialize};
 
 use super::local::Local;
+use super::look::Look;
 use crate::cpu;
 use crate::daemon::Daemon;
 use crate::jobs::record::JobRecord;
@@ -29,9 +33,28 @@ pub(crate) struct Candidate {
     pub(crate) cpu_level: Option<CpuLevel>,
     /// The files that it uses by name.
     pub(crate) files: Vec<NeededFile>,
+    /// What it takes up.
+    pub(crate) demand: Demand,
 }
 
 impl Candidate {
+    /// The job of an offer, which is `job` here.
+    pub(super) fn offered(job: JobId, Proposal { offer, files }: Proposal) -> Self {
+        Self {
+            job,
+            uid: offer.uid,
+            cpu: offer.cpu,
+            cpu_level: offer.cpu_level,
+            files,
+            demand: Demand {
+                processes: offer.processes,
+                highest_tid: offer.highest_tid,
+                memory_bytes: offer.memory_bytes,
+                limits: offer.limits,
+            },
+        }
+    }
+
     /// A job of this node.
     ///
     /// # Errors
@@ -39,7 +62,7 @@ impl Candidate {
     pub(crate) fn from_here(
         daemon: &Daemon,
         record: &JobRecord,
-        files: Vec<NeededFile>,
+        look: Look,
     ) -> Result<Self, Failure> {
         Ok(Self {
             job: record.id.clone(),
@@ -48,7 +71,8 @@ impl Candidate {
                 Failure::from_error(Code::Failed, "this node's CPU cannot be described", &error)
             })?,
             cpu_level: record.cpu_level,
-            files,
+            files: look.files,
+            demand: look.demand,
         })
     }
 }
@@ -87,6 +111,21 @@ pub(crate) fn at_home(daemon: &Daemon, candidate: &Candidate) -> Result<Vec<Obst
 fn below(daemon: &Daemon, root: &OwnedFd, candidate: &Candidate) -> Result<Vec<Obstacle>, Failure> {
     let theirs = source_cpu(&candidate.cpu)?;
     let mut obstacles = cpu::obstacles(daemon, candidate.cpu_level, &theirs);
+    let group = capsule::all_jobs().map_err(|error| {
+        Failure::from_error(
+            Code::Host,
+            "the control group of jobs is not known",
+            error.as_ref(),
+        )
+    })?;
+    let room = Room::of_this_machine(daemon.node().to_string(), &group).map_err(|error| {
+        Failure::from_error(
+            Code::Host,
+            "it is not known what this node has room for",
+            &error,
+        )
+    })?;
+    obstacles.extend(candidate.demand.obstacles(&room));
     obstacles.extend(manifest::missing(root, &candidate.files));
     Ok(obstacles)
 }

@@ -116,13 +116,7 @@ impl<'a> Incoming<'a> {
         if !expected {
             return Err("the offer is for another job".into());
         }
-        let candidate = Candidate {
-            job: self.job.clone(),
-            uid: offer.uid,
-            cpu: offer.cpu.clone(),
-            cpu_level: offer.cpu_level,
-            files: proposal.files.clone(),
-        };
+        let candidate = Candidate::offered(self.job.clone(), proposal.clone());
         let obstacles = match &self.file {
             Some(_) => admission::at_home(self.daemon, &candidate)?,
             None => admission::obstacles(self.daemon, &candidate)?,

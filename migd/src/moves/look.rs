@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
 use libmig::image::NeededFile;
+use libmig::inspect::demand::Demand;
 use libmig::inspect::own::OwnFiles;
 use libmig::inspect::process::Scope;
 use libmig::inspect::stdio::CapsuleStdio;
@@ -22,6 +23,8 @@ pub(crate) struct Look {
     pub(crate) obstacles: Vec<Obstacle>,
     /// What a destination has to have.
     pub(crate) files: Vec<NeededFile>,
+    /// What it has to have room for.
+    pub(crate) demand: Demand,
 }
 
 impl Look {
@@ -30,6 +33,7 @@ impl Look {
         Self {
             obstacles,
             files: Vec::new(),
+            demand: Demand::default(),
         }
     }
 }
@@ -52,12 +56,17 @@ pub(super) fn of(
 ) -> Result<Look, Failure> {
     let mut files = Vec::new();
     let look = || {
-        let look = instant(scope, &ties()?);
-        files = look.files;
-        Ok(look.obstacles)
+        let obstacles;
+        (obstacles, files) = instant(scope, &ties()?);
+        Ok(obstacles)
     };
     let obstacles = lasting(look)?;
-    Ok(Look { obstacles, files })
+    let demand = Demand::of(scope, inspect::process::size(scope));
+    Ok(Look {
+        obstacles,
+        files,
+        demand,
+    })
 }
 
 /// What several looks at something that runs have in common; marked as passing when that is nothing.
@@ -84,7 +93,7 @@ pub(super) fn lasting<E>(
 }
 
 /// The tree at this instant.
-fn instant(scope: Scope, stdio: &CapsuleStdio) -> Look {
+fn instant(scope: Scope, stdio: &CapsuleStdio) -> (Vec<Obstacle>, Vec<NeededFile>) {
     let tree = inspect::process::tree(scope);
     let mut obstacles = inspect::preflight::preflight_tree(scope);
     // A process that ends while we look is no obstacle.
@@ -106,8 +115,7 @@ fn instant(scope: Scope, stdio: &CapsuleStdio) -> Look {
     obstacles.extend(inspect::files::preflight(&sources, stdio));
     let hosts = open.iter().map(|(host, ..)| *host);
     let own = OwnFiles::of(scope.top(), hosts);
-    let files = inspect::manifest::of(&sources, stdio, own);
-    Look { obstacles, files }
+    (obstacles, inspect::manifest::of(&sources, stdio, own))
 }
 
 #[cfg(test)]

@@ -102,6 +102,35 @@ fn attempt(daemon: &Daemon, job: &JobId, how: (&NodeName, MoveMode), events: &Ev
     })
 }
 
+/// Says what has become of a move whose mover panics: what is frozen runs again when it is
+/// dropped, and the job must not be called moving for ever.
+struct Unwound<'a> {
+    daemon: &'a Daemon,
+    job: &'a JobId,
+    epoch: u64,
+    to: &'a NodeName,
+}
+
+impl Drop for Unwound<'_> {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let (job, epoch) = (self.job.clone(), self.epoch);
+        if self.daemon.jobs.is_committed(&job, epoch) {
+            let destination = self.to.clone();
+            let entry = Committed {
+                job,
+                epoch,
+                destination,
+            };
+            settle::committed(self.daemon, entry);
+        } else {
+            self.daemon.jobs.aborted(&job, epoch);
+        }
+    }
+}
+
 fn try_once(
     daemon: &Daemon,
     job: &JobId,
@@ -111,6 +140,12 @@ fn try_once(
     let (record, epoch) = match daemon.jobs.leave(job, to) {
         Ok(left) => left,
         Err(failure) => return Attempt::Failed(failure),
+    };
+    let _unwound = Unwound {
+        daemon,
+        job,
+        epoch,
+        to,
     };
     let departure = Local::find(daemon, job)
         .and_then(|local| Outgoing::new(daemon, local, record, epoch, (to, mode), events))

@@ -212,14 +212,17 @@ impl SourceJob for Outgoing<'_> {
         let cpu = self.daemon.cpu.clone();
         let (record, epoch) = (self.record.clone(), self.epoch);
         let local = self.local();
-        let Look { obstacles, files } = look::at(local)?;
+        let Look {
+            obstacles,
+            files,
+            demand,
+        } = look::at(local)?;
         if !obstacles.is_empty() {
             return Err(JobError {
                 error: "something of the job cannot move".into(),
                 obstacles,
             });
         }
-        let size = libmig::inspect::process::size(local.scope());
         let main = local.main().ok_or("the job has ended")?;
         let offer = Offer {
             job: record.id.to_string(),
@@ -235,9 +238,10 @@ impl SourceJob for Outgoing<'_> {
             cpu_ms: record.cpu_ms_elsewhere,
             main,
             console: local.stdio()?.console.map(|console| console.index),
-            processes: size.processes,
-            highest_tid: size.highest_tid,
-            memory_bytes: size.resident_bytes,
+            processes: demand.processes,
+            highest_tid: demand.highest_tid,
+            memory_bytes: demand.memory_bytes,
+            limits: demand.limits,
             cpu: postcard::to_stdvec(&cpu)?,
             cpu_level: record.cpu_level,
             files: 0,

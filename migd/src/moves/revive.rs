@@ -99,14 +99,7 @@ impl Believed {
                 Ok(proposal)
             })
             .map_err(|error| failed(&MoveError::of_file(error)))?;
-        let offer = proposal.offer;
-        Ok(Candidate {
-            job: self.was.clone(),
-            uid: offer.uid,
-            cpu: offer.cpu,
-            cpu_level: offer.cpu_level,
-            files: proposal.files,
-        })
+        Ok(Candidate::offered(self.was.clone(), proposal))
     }
 }
 

@@ -102,7 +102,7 @@ pub(super) fn restarted(saved: &Registers) -> Registers {
     if saved[reg::ORIG_RAX].cast_signed() < 0 {
         return registers;
     }
-    let number = match -saved[reg::RAX].cast_signed() {
+    let number = match saved[reg::RAX].cast_signed().wrapping_neg() {
         ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND => saved[reg::ORIG_RAX],
         ERESTART_RESTARTBLOCK => libc::SYS_restart_syscall.cast_unsigned(),
         _ => return registers,

@@ -240,8 +240,9 @@ impl Injector {
 /// The registers of a program whose system call a handler interrupts, which
 /// the kernel then does not restart; else those in `home`.
 fn interrupted(saved: &Registers, home: &Registers) -> Registers {
+    // The program's register may hold anything, also the one number that has no negative.
     let restarts_unless_handled = matches!(
-        -saved[reg::RAX].cast_signed(),
+        saved[reg::RAX].cast_signed().wrapping_neg(),
         ERESTARTNOHAND | ERESTART_RESTARTBLOCK
     );
     if saved[reg::ORIG_RAX].cast_signed() < 0 || !restarts_unless_handled {
@@ -253,7 +254,7 @@ fn interrupted(saved: &Registers, home: &Registers) -> Registers {
 }
 
 fn call_failed(thread: &Stopped, number: i64, result: i64) -> RemoteError {
-    let errno = i32::try_from(-result).unwrap_or(libc::EINVAL);
+    let errno = i32::try_from(result.wrapping_neg()).unwrap_or(libc::EINVAL);
     RemoteError::Call {
         thread: thread.thread(),
         number,
@@ -282,6 +283,7 @@ mod tests {
             (0, -4, -4, 0x1002),
             (0, 17, 17, 0x1002),
             (-1, -512, -512, 0x1002),
+            (0, i64::MIN, i64::MIN, 0x1002),
         ];
         for (orig, rax, expected_rax, expected_rip) in cases {
             let home = restarted(&registers(orig, rax));
@@ -291,6 +293,8 @@ mod tests {
                 "{orig} {rax}"
             );
         }
+        let hostile = registers(34, i64::MIN);
+        assert_eq!(interrupted(&hostile, &hostile), hostile);
         let pause = registers(34, -514);
         let handled = interrupted(&pause, &restarted(&pause));
         assert_eq!(
