@@ -26,7 +26,7 @@ use libmig::{
     inspect::maps,
     restore::{
         RestoreHost,
-        files::{Opened, open, place},
+        files::{Opened, Seat, open, place},
     },
     sys::{
         HostPid, descriptor,
@@ -593,6 +593,7 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
         personality: 0,
         filters: Vec::new(),
         namespaces: libmig::image::Membership::default(),
+        child_space: libmig::image::ChildSpace::default(),
         threads: Vec::new(),
     };
     Process {
@@ -600,6 +601,7 @@ fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
         ppid: 1,
         pgid: pid,
         sid: pid,
+        inner: libmig::image::InnerIds::default(),
         kind: ProcessKind::Live(Box::new(live)),
     }
 }
@@ -616,14 +618,12 @@ fn place_in(holder: &Holder, table: &[Descriptor], opened: &Opened, daemon_pidfd
     let site = maps::injection_site(host).unwrap();
     let injector = Injector::install(&mut stopped, &site).unwrap();
     let mut batch = Batch::new();
-    place(
-        host.raw(),
-        table,
-        opened,
-        daemon_pidfd,
-        &mut batch,
-        |_, _| {},
-    );
+    let seat = Seat {
+        pid: host.raw(),
+        daemon: daemon_pidfd,
+        seen: &|id| id,
+    };
+    place(&seat, table, opened, &mut batch, |_, _| {});
     injector
         .run(&mut stopped, &batch)
         .unwrap()

@@ -134,6 +134,7 @@ fn thread(tid: Pid, program: u64) -> Thread {
     let all = !0 >> (63 - last_capability());
     Thread {
         tid,
+        inner: Vec::new(),
         comm: b"by-hand".to_vec(),
         registers,
         xstate: XState {
@@ -238,6 +239,7 @@ fn live(threads: Vec<Thread>) -> LiveProcess {
         threads,
         filters: Vec::new(),
         namespaces: libmig::image::Membership::default(),
+        child_space: libmig::image::ChildSpace::default(),
     }
 }
 
@@ -247,6 +249,7 @@ fn process(pid: Pid, ppid: Pid, pgid: Pid, sid: Pid, live: LiveProcess) -> Proce
         ppid,
         pgid,
         sid,
+        inner: libmig::image::InnerIds::default(),
         kind: ProcessKind::Live(Box::new(live)),
     }
 }
@@ -431,6 +434,7 @@ fn a_tree_has_its_sessions_groups_and_zombies() {
             ppid: 10,
             pgid: 10,
             sid: INIT,
+            inner: libmig::image::InnerIds::default(),
             kind: zombie(200 << 8),
         },
         Process {
@@ -438,6 +442,7 @@ fn a_tree_has_its_sessions_groups_and_zombies() {
             ppid: 10,
             pgid: 10,
             sid: INIT,
+            inner: libmig::image::InnerIds::default(),
             kind: zombie(libc::SIGTERM),
         },
         // Orphans: of a living nested leader, and of one that is dead.

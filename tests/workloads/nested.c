@@ -7,6 +7,9 @@
  * --mode cgroup: a root of its own.
  * --mode user: users that are others inside, and rights that only hold there.
  * --mode levels: a user namespace in a user namespace, which owns the host name.
+ * --mode pid: processes that have other IDs inside, and a group that they cannot name.
+ * --mode depth: three pid namespaces, each with the next one's first process.
+ * --mode container: all of them at once, made by the birth of the first process.
  */
 #include "workload.h"
 #include <grp.h>
@@ -292,6 +295,176 @@ static void levels(void)
 	kill(middle, SIGKILL);
 }
 
+struct shared {
+	pid_t first;
+	volatile long rounds[4];
+};
+static struct shared *common;
+
+static void *rest(void *nothing)
+{
+	for (;;)
+		wl_nap(WL_SEC);
+	return nothing;
+}
+
+/* Processes inside tell that they live by counting. */
+static void want_rounds(int count)
+{
+	for (int i = 0; i < count; i++) {
+		long before = common->rounds[i];
+		for (int wait = 0; common->rounds[i] == before; wait++) {
+			CHECK(wait < 2000, "process %d does not go on", i);
+			wl_nap(WL_MS);
+		}
+	}
+}
+
+static void second(bool threads)
+{
+	MUST(setpgid(0, 0));
+	pthread_t thread;
+	CHECK(!threads || !pthread_create(&thread, NULL, rest, NULL), "no thread");
+	for (;; common->rounds[1]++) {
+		CHECK(getpid() == 2 && getppid() == 1 && getpgrp() == 2, "it is %d", getpid());
+		CHECK(!threads || !syscall(SYS_tgkill, 2, 3, 0), "its thread has another ID");
+		wl_nap(2 * WL_MS);
+	}
+}
+
+static void first(void)
+{
+	pid_t child = wl_fork();
+	if (!child)
+		second(true);
+	for (;; common->rounds[0]++) {
+		CHECK(getpid() == common->first && getppid() == 0, "pid %d, parent %d", getpid(), getppid());
+		CHECK(getpgrp() == 0 && getsid(0) == 0, "group %d, session %d", getpgrp(), getsid(0));
+		CHECK(child == 2 && !kill(2, 0), "the child is %d", child);
+		CHECK(waitpid(child, NULL, WNOHANG) == 0, "the child has ended");
+		wl_nap(2 * WL_MS);
+	}
+}
+
+static void share(void)
+{
+	common = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	CHECK(common != MAP_FAILED, "no shared memory");
+	common->first = 1;
+}
+
+static void pids(void)
+{
+	share();
+	leave_behind(nothing);
+	MUST(unshare(CLONE_NEWPID));
+	pid_t init = wl_fork();
+	if (!init)
+		first();
+	want_rounds(2);
+	pid_t brother = wl_fork();
+	if (!brother) {
+		CHECK(getppid() == 0, "a parent %d", getppid());
+		for (pid_t own = getpid();; common->rounds[2]++) {
+			CHECK(getpid() == own && own > 3 && !kill(1, 0), "it is %d", getpid());
+			wl_nap(2 * WL_MS);
+		}
+	}
+	wl_ready();
+	while (wl_tick()) {
+		if (wl_sabotage("id"))
+			common->first = 2;
+		want_rounds(3);
+		CHECK(!waitpid(-1, NULL, WNOHANG), "a child has ended");
+		CHECK(!kill(init, 0) && !kill(brother, 0), "the children have other IDs");
+		wl_nap(WL_MS);
+	}
+	MUST(kill(init, SIGKILL));
+	/* The end of the first process waits for all others. */
+	MUST(waitpid(brother, NULL, 0));
+	MUST(waitpid(init, NULL, 0));
+}
+
+static pid_t clone_with(unsigned long flags)
+{
+	pid_t parent = getpid();
+	pid_t pid = MUST((pid_t)syscall(SYS_clone, flags | SIGCHLD, NULL, NULL, NULL, NULL));
+	if (!pid)
+		MUST(prctl(PR_SET_PDEATHSIG, SIGKILL));
+	else
+		CHECK(parent == getpid(), "it is another process");
+	return pid;
+}
+
+static void depth(void)
+{
+	share();
+	pid_t outer = clone_with(CLONE_NEWPID);
+	for (int level = 0; !outer && level < 2; level++) {
+		pid_t child = clone_with(CLONE_NEWPID);
+		if (!child)
+			continue;
+		for (;; common->rounds[level]++) {
+			CHECK(getpid() == common->first && child == 2, "pid %d, child %d", getpid(), child);
+			CHECK(!waitpid(child, NULL, WNOHANG), "the child has ended");
+			wl_nap(2 * WL_MS);
+		}
+	}
+	while (!outer) {
+		CHECK(getpid() == common->first, "pid %d", getpid());
+		common->rounds[2]++;
+		wl_nap(2 * WL_MS);
+	}
+	wl_ready();
+	while (wl_tick()) {
+		if (wl_sabotage("id"))
+			common->first = 2;
+		want_rounds(3);
+		CHECK(!waitpid(outer, NULL, WNOHANG), "the child has ended");
+		wl_nap(WL_MS);
+	}
+	MUST(kill(outer, SIGKILL));
+	MUST(waitpid(outer, NULL, 0));
+}
+
+static void container(void)
+{
+	share();
+	pid_t init = clone_with(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP);
+	if (!init) {
+		while (getuid() != 0)
+			wl_nap(WL_MS);
+		MUST(sethostname("nested-host", 11));
+		MUST(setgid(0));
+		MUST(setuid(0));
+		pid_t child = wl_fork();
+		if (!child)
+			second(false);
+		for (;; common->rounds[0]++) {
+			CHECK(getpid() == common->first && getuid() == 0, "pid %d, user %d", getpid(), getuid());
+			CHECK(!waitpid(child, NULL, WNOHANG), "the child has ended");
+			want_names("nested-host", NULL);
+			wl_nap(2 * WL_MS);
+		}
+	}
+	char path[64];
+	snprintf(path, sizeof path, "/proc/%d/uid_map", init);
+	put_text(path, "0 0 1\n100 100000 1000\n");
+	snprintf(path, sizeof path, "/proc/%d/gid_map", init);
+	put_text(path, "0 0 1\n100 100000 1000\n");
+	want_rounds(2);
+	wl_ready();
+	while (wl_tick()) {
+		if (wl_sabotage("id"))
+			common->first = 2;
+		want_rounds(2);
+		CHECK(!waitpid(init, NULL, WNOHANG), "the child has ended");
+		wl_nap(WL_MS);
+	}
+	MUST(kill(init, SIGKILL));
+	MUST(waitpid(init, NULL, 0));
+}
+
 int main(int argc, char **argv)
 {
 	wl_init(argc, argv);
@@ -305,7 +478,13 @@ int main(int argc, char **argv)
 		cgroup();
 	else if (wl_mode("user"))
 		user();
-	else
+	else if (wl_mode("levels"))
 		levels();
+	else if (wl_mode("pid"))
+		pids();
+	else if (wl_mode("depth"))
+		depth();
+	else
+		container();
 	return wl_done();
 }

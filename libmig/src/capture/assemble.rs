@@ -34,6 +34,7 @@ pub(super) fn assemble(
     caught: &mut Caught,
     tree: &[HostPid],
     watch: &Watch,
+    level: usize,
 ) -> Result<Vec<FrozenProcess>, CaptureError> {
     let mut processes: Vec<FrozenProcess> = Vec::new();
     let mut pids = BTreeMap::new();
@@ -45,13 +46,14 @@ pub(super) fn assemble(
             Err(error) if is_gone(&error) => continue,
             Err(source) => return Err(CaptureError::proc(*host, "status")(source)),
         };
-        let pid = status.own_id().unwrap_or(host.raw());
+        let pid = process::id_at(&status.ns_pid, level).unwrap_or(host.raw());
         pids.insert(*host, pid);
         let ppid = pids.get(&stat.ppid).copied().unwrap_or(INIT);
-        let (threads, stopped) = take_threads(caught, *host, pid, watch)?;
+        let (threads, stopped) = take_threads(caught, *host, (pid, level), watch)?;
         processes.push(FrozenProcess {
             host: *host,
             pid,
+            level,
             ppid,
             threads,
             stopped,
@@ -66,7 +68,7 @@ pub(super) fn assemble(
 fn take_threads(
     caught: &mut Caught,
     host: HostPid,
-    pid: Pid,
+    (pid, level): (Pid, usize),
     watch: &Watch,
 ) -> Result<(Vec<FrozenThread>, Option<i32>), CaptureError> {
     let listed = process::threads(host).map_err(CaptureError::proc(host, "threads"))?;
@@ -82,7 +84,7 @@ fn take_threads(
             return Err(obstacle(hindrance::changing(pid)));
         };
         group_stop = group_stop.or(signal);
-        threads.push(settle_state(stopped, pid, watch, place)?);
+        threads.push(settle_state(stopped, (pid, level), watch, place)?);
     }
     if threads
         .first()
@@ -98,7 +100,7 @@ fn take_threads(
 /// timeout that would begin anew.
 fn settle_state(
     mut stopped: Stopped,
-    pid: Pid,
+    (pid, level): (Pid, usize),
     watch: &Watch,
     place: impl FnOnce() -> Option<u64>,
 ) -> Result<FrozenThread, CaptureError> {
@@ -109,7 +111,7 @@ fn settle_state(
         caught,
         pending: pending | shared,
     })?;
-    let tid = status.own_id().unwrap_or(thread.raw());
+    let tid = process::id_at(&status.ns_pid, level).unwrap_or(thread.raw());
     let confinement = Confinement::lift(&mut stopped, &status, (pid, tid))?;
     let rseq = stopped.rseq()?;
     let registers = stopped.registers()?;
@@ -131,6 +133,7 @@ fn settle_state(
     Ok(FrozenThread {
         stopped,
         tid,
+        inner: status.ns_pid.get(level + 1..).unwrap_or_default().to_vec(),
         status,
         rseq,
         sample,

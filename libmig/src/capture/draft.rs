@@ -2,7 +2,7 @@
 
 use super::{CaptureError, Frozen, Tables};
 use crate::{
-    image::{Draft, JobImage, ProcessKind, Seat, SystemV},
+    image::{ChildSpace, Draft, JobImage, LiveProcess, Process, ProcessKind, Seat, SystemV},
     inspect::process,
 };
 
@@ -22,7 +22,7 @@ impl Frozen {
         let Ok(console) = self.console(&captured.image) else {
             return Ok(None);
         };
-        if !captured.image.namespaces.is_empty() {
+        if !captured.image.namespaces.is_empty() || captured.image.processes.iter().any(apart) {
             return Ok(None);
         }
         let image = JobImage {
@@ -62,6 +62,13 @@ impl Frozen {
         }
         Ok(console)
     }
+}
+
+/// In a pid namespace of the job, or about to have children in one.
+fn apart(process: &Process) -> bool {
+    let unshared = |live: &LiveProcess| live.child_space != ChildSpace::Own;
+    !process.inner.pid.is_empty()
+        || matches!(&process.kind, ProcessKind::Live(live) if unshared(live))
 }
 
 /// More than one terminal, or one that is no pty.

@@ -45,6 +45,8 @@ pub struct Frozen {
 pub(super) struct FrozenProcess {
     pub(super) host: HostPid,
     pub(super) pid: Pid,
+    /// Index of the capsule's pid namespace in its lists of IDs.
+    pub(super) level: usize,
     pub(super) ppid: Pid,
     /// Empty for a zombie; else the leader first.
     pub(super) threads: Vec<FrozenThread>,
@@ -57,6 +59,8 @@ pub(super) struct FrozenProcess {
 pub(super) struct FrozenThread {
     pub(super) stopped: Stopped,
     pub(super) tid: Pid,
+    /// In the pid namespaces below the capsule's.
+    pub(super) inner: Vec<Pid>,
     /// As it was when all had stopped.
     pub(super) status: Status,
     pub(super) rseq: RseqConfiguration,
@@ -141,21 +145,25 @@ impl Frozen {
             .partition(|process| process.stopped.is_some());
         let hosts: Vec<HostPid> = stopped.iter().map(|process| process.host).collect();
         let first_to_run = stopped.len();
+        let mut dead = Vec::new();
         for (at, process) in stopped.into_iter().chain(running).enumerate() {
             if at == first_to_run {
                 hosts.iter().copied().for_each(&settled);
             }
             // The leader last: of a killed process it can be reaped only then.
+            let mut gone = Vec::new();
             for thread in process.threads.into_iter().rev() {
                 let id = thread.stopped.thread();
                 if let Err(error) = thread.release(self.clock) {
-                    // Killed in its stop: a zombie that its parent cannot
-                    // reap, nor its pid namespace end, before we have.
-                    ptrace::reap(id);
+                    gone.push(id);
                     outcome = outcome.and(Err(error));
                 }
             }
+            dead.push(gone);
         }
+        // Killed in its stop: a zombie that its parent cannot reap, nor its pid namespace end,
+        // before we have. The first process of a namespace ends after all others: children first.
+        dead.into_iter().rev().flatten().for_each(ptrace::reap);
         outcome
     }
 }

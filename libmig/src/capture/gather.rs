@@ -82,6 +82,7 @@ impl Gathering {
         scope: Scope,
         watch: &Watch,
     ) -> Result<Vec<FrozenProcess>, CaptureError> {
+        let level = process::level(scope.keeper());
         loop {
             let tree = members(scope)?;
             let mut fresh = false;
@@ -92,7 +93,7 @@ impl Gathering {
                 self.settle(thread)?;
             }
             if !fresh && self.seized.is_empty() {
-                return assemble::assemble(&mut self.stopped, &tree, watch);
+                return assemble::assemble(&mut self.stopped, &tree, watch, level);
             }
         }
     }

@@ -7,8 +7,12 @@ use super::{
 };
 use crate::{
     api::Obstacle,
-    image::{Membership, Namespace, NamespaceKind, Pid},
-    inspect::nest::{Kind, Nest, Space},
+    image::{ChildSpace, InnerIds, Membership, Namespace, NamespaceKind, Pid},
+    inspect::{
+        nest::{Kind, Nest, Space},
+        pid_spaces::{self, Resident, misfit_of_threads},
+        process::Status,
+    },
     sys::HostPid,
 };
 
@@ -16,12 +20,31 @@ use crate::{
 pub(super) struct Nested {
     pub(super) spaces: Vec<Namespace>,
     memberships: BTreeMap<Pid, Membership>,
+    residents: Vec<Resident>,
 }
 
 impl Nested {
     /// Where a live process is.
     pub(super) fn of(&self, pid: Pid) -> Membership {
         self.memberships.get(&pid).copied().unwrap_or_default()
+    }
+
+    /// What a process is in the pid namespaces below the capsule's.
+    pub(super) fn inner(&self, process: &FrozenProcess, status: &Status) -> InnerIds {
+        let below = |ids: &[Pid]| ids.get(process.level + 1..).unwrap_or_default().to_vec();
+        let resident = self.residents.iter().find(|one| one.pid == process.pid);
+        InnerIds {
+            space: resident.and_then(|one| one.space),
+            pid: below(&status.ns_pid),
+            group: below(&status.ns_pgid),
+            session: below(&status.ns_sid),
+        }
+    }
+
+    /// Where the children of a process are born.
+    pub(super) fn child_space(&self, pid: Pid) -> ChildSpace {
+        let resident = self.residents.iter().find(|one| one.pid == pid);
+        resident.map_or(ChildSpace::Own, |one| one.children)
     }
 }
 
@@ -42,9 +65,7 @@ pub(super) fn capture(
                 return Err(obstacle(apart(process.pid, thread.tid)));
             }
             let leader = &process.threads[0].status;
-            let ids = |status: &crate::inspect::process::Status| {
-                (status.uids, status.gids, status.groups.clone())
-            };
+            let ids = |status: &Status| (status.uids, status.gids, status.groups.clone());
             if membership.user.is_some() && ids(leader) != ids(&thread.status) {
                 return Err(obstacle(other_user(process.pid, thread.tid)));
             }
@@ -72,10 +93,42 @@ pub(super) fn capture(
             kind: contents(space, witness, processes)?,
         });
     }
+    let residents = residents(keeper, processes)?;
+    for process in processes.iter().filter(|one| one.threads.len() > 1) {
+        let deep = |one: &Resident| one.pid == process.pid && one.space.is_some();
+        let user = memberships.get(&process.pid).and_then(|one| one.user);
+        if user.is_some() && residents.iter().any(deep) {
+            return Err(obstacle(Obstacle {
+                pid: Some(process.pid),
+                object: format!("process {}", process.pid),
+                reason: misfit_of_threads().reason,
+                remedy: misfit_of_threads().remedy.to_owned(),
+                transient: false,
+            }));
+        }
+    }
     Ok(Nested {
         spaces,
         memberships,
+        residents,
     })
+}
+
+/// Who is in which pid namespace.
+fn residents(keeper: HostPid, processes: &[FrozenProcess]) -> Result<Vec<Resident>, CaptureError> {
+    let tree: Vec<_> = processes.iter().map(|one| (one.host, one.pid)).collect();
+    let residents =
+        pid_spaces::survey(keeper, &tree).map_err(CaptureError::proc(keeper, "pid namespaces"))?;
+    match pid_spaces::misfits(&residents).into_iter().next() {
+        None => Ok(residents),
+        Some((pid, misfit)) => Err(obstacle(Obstacle {
+            pid: Some(pid),
+            object: format!("process {pid}"),
+            reason: misfit.reason,
+            remedy: misfit.remedy.to_owned(),
+            transient: false,
+        })),
+    }
 }
 
 fn contents(

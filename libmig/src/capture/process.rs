@@ -78,8 +78,9 @@ pub(super) fn capture(
     Ok(Process {
         pid: frozen.pid,
         ppid: frozen.ppid,
-        pgid: status.ns_pgid.last().copied().unwrap_or(0),
-        sid: status.ns_sid.last().copied().unwrap_or(INIT),
+        pgid: process::id_at(&status.ns_pgid, frozen.level).unwrap_or(0),
+        sid: process::id_at(&status.ns_sid, frozen.level).unwrap_or(INIT),
+        inner: context.nested.inner(frozen, &status),
         kind,
     })
 }
@@ -181,6 +182,7 @@ fn live(
         personality: process::hex_file(host, "personality").map_err(failed("personality"))?,
         threads,
         namespaces: context.nested.of(frozen.pid),
+        child_space: context.nested.child_space(frozen.pid),
         filters,
     })
 }

@@ -40,6 +40,7 @@ pub(super) fn capture(
     let rseq = &frozen.rseq;
     Ok(Thread {
         tid: frozen.tid,
+        inner: frozen.inner.clone(),
         comm: process::comm(thread).map_err(failed("comm"))?,
         registers: interrupted::portable(&registers, call.map(|call| call.number)),
         xstate: split(&frozen.stopped.xstate()?),

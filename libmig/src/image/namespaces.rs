@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::SystemV;
+use super::{Pid, SystemV};
 
 /// Index into [`super::JobImage::namespaces`].
 pub type NamespaceId = u32;
@@ -77,4 +77,34 @@ pub struct Membership {
     pub net: Option<NamespaceId>,
     /// /proc/PID/ns/cgroup.
     pub cgroup: Option<NamespaceId>,
+}
+
+/// A pid namespace below the capsule's, by number. They are no objects: the
+/// first process in one has the ID 1 there, and makes it by being born.
+pub type PidSpace = u32;
+
+/// IDs in the pid namespaces below the capsule's, the outermost first; empty where
+/// there are none. An ID whose owner cannot be seen from in there is 0.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct InnerIds {
+    /// The innermost.
+    pub space: Option<PidSpace>,
+    /// Process IDs.
+    pub pid: Vec<Pid>,
+    /// Those of its process group.
+    pub group: Vec<Pid>,
+    /// Those of its session.
+    pub session: Vec<Pid>,
+}
+
+/// The pid namespace that the next child of a process is born in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum ChildSpace {
+    /// Its own.
+    #[default]
+    Own,
+    /// One that nobody is in yet: the child will be pid 1.
+    Fresh,
+    /// One that children of it are in.
+    Of(PidSpace),
 }

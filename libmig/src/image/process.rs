@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Descriptor, FilePath, Membership, MemoryImage, MemoryPolicy};
+use super::{ChildSpace, Descriptor, FilePath, InnerIds, Membership, MemoryImage, MemoryPolicy};
 
 /// A process ID as the capsule sees it (level of the capsule's pid namespace).
 pub type Pid = i32;
@@ -22,6 +22,8 @@ pub struct Process {
     pub pgid: Pid,
     /// Session ID; [`INIT`] for the session that the capsule's init leads.
     pub sid: Pid,
+    /// What it is in the pid namespaces of the job.
+    pub inner: InnerIds,
     /// Alive, or dead and not yet waited for.
     pub kind: ProcessKind,
 }
@@ -79,6 +81,8 @@ pub struct LiveProcess {
     pub threads: Vec<Thread>,
     /// Namespaces, the same for all of its threads.
     pub namespaces: Membership,
+    /// Where its children are born.
+    pub child_space: ChildSpace,
     /// Every seccomp filter of any thread, each once; see [`Seccomp::Filters`].
     pub filters: Vec<SeccompFilter>,
 }
@@ -99,6 +103,8 @@ pub struct FsContext {
 pub struct Thread {
     /// Thread ID in the capsule.
     pub tid: Pid,
+    /// The same in the pid namespaces below, the outermost first.
+    pub inner: Vec<Pid>,
     /// comm of the thread.
     pub comm: Vec<u8>,
     /// General registers (user_regs_struct as 27 words), already made safe to

@@ -18,6 +18,7 @@ pub mod mapping_rules;
 pub mod maps;
 pub mod nest;
 pub mod own;
+pub mod pid_spaces;
 pub mod preflight;
 pub mod probe;
 pub mod proc_file;

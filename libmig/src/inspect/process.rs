@@ -5,8 +5,7 @@ mod tree;
 
 use std::{fs, io};
 
-pub use tree::{Scope, Size, size, tree};
-pub(super) use tree::{id_at, level};
+pub use tree::{Scope, Size, id_at, level, size, tree};
 
 use super::text;
 use crate::sys::HostPid;

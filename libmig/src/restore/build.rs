@@ -18,6 +18,7 @@ use super::{
     husk,
     layout::{self, Layout, MappedFile},
     namespaces::Namespaces,
+    numbers::Numbers,
     own_vdso::OwnVdso,
     pin::Pin,
     prepare::Prepared,
@@ -65,6 +66,8 @@ pub struct Building {
     pub(super) files: MappedFiles,
     /// Those that the job had made.
     pub(super) namespaces: Namespaces,
+    /// What the processes call each other.
+    pub(super) numbers: Numbers,
     /// The husks' descriptor that stands for the daemon.
     pub(super) daemon: i32,
     /// Whether timer_create(2) can be told an ID.
@@ -99,6 +102,7 @@ impl Prepared {
         self.enter_time(base, &time)?;
         let (world, attachments) = World::make(&mut self, image, host, base)?;
         let seat = Seat {
+            numbers: &world.numbers,
             terminals: world.opened.terminals(),
             daemon: base.daemon,
         };
@@ -136,6 +140,7 @@ impl Prepared {
             namespaces: world.namespaces,
             time,
             absent: BTreeMap::new(),
+            numbers: world.numbers,
             files: MappedFiles::new(self.root),
             daemon: base.daemon,
             exact_timers: base.exact_timers,

@@ -13,6 +13,7 @@ use super::{
     files::ControllingTerminal,
     grow::{self, Husks, Seat},
     layout::{Layout, Source},
+    numbers::Numbers,
     prepare::Prepared,
     revise,
     sources::MappedFiles,
@@ -62,8 +63,10 @@ impl Prepared {
             .transpose()?
             .into_iter()
             .collect();
+        let numbers = Numbers::of(&image.processes);
         let seat = Seat {
             terminals: &terminals,
+            numbers: &numbers,
             daemon: base.daemon,
         };
         let (zygote, remains) = (&mut self.zygote, &mut self.remains);

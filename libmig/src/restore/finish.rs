@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     api::Obstacle,
-    image::{Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, Registers, Thread},
+    image::{
+        ChildSpace, Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, Registers,
+        Thread,
+    },
     inspect,
     sys::{
         HostPid,
@@ -110,7 +113,7 @@ impl Building {
         seccomp::confine_all(&mut batch, process);
         let apart = process.namespaces.user.is_some();
         for thread in process.threads[1..].iter().filter(|_| !apart) {
-            thread::spawn(&mut batch, Some(thread.tid));
+            thread::spawn(&mut batch, &self.numbers.birth(thread.tid));
         }
         const STEP: &str = "take over what its threads share";
         if seccomp::is_confined(process) {
@@ -150,7 +153,7 @@ impl Building {
         namespaces::announce(&mut batch, tid);
         self.zygote.run(self.injector, &batch, STEP)?;
         let mut batch = Batch::new();
-        thread::spawn(&mut batch, None);
+        thread::spawn(&mut batch, &[]);
         let results = self
             .injector
             .run(&mut leader.stopped, &batch)
@@ -186,17 +189,25 @@ impl Building {
             thread::schedule(batch, leader);
             thread::ids(batch, &leader.credentials);
         }
+        if process.child_space == ChildSpace::Fresh {
+            let flags = u64::from(libc::CLONE_NEWPID.cast_unsigned());
+            batch.call(libc::SYS_unshare, &[flags.into()]);
+        }
+        let seat = files::Seat {
+            pid,
+            daemon: self.daemon,
+            seen: &|id| self.numbers.seen_by(pid, id).unwrap_or(0),
+        };
         let enter = |batch: &mut Batch, daemon| {
             self.namespaces.join_user(batch, membership, daemon);
         };
-        files::place(
-            pid,
-            &process.descriptors,
-            &self.opened,
-            self.daemon,
-            batch,
-            enter,
-        );
+        files::place(&seat, &process.descriptors, &self.opened, batch, enter);
+    }
+
+    /// What a thread calls its process and itself.
+    fn own(&self, pid: Pid, thread: &Thread) -> (Pid, Pid) {
+        let own = |id| self.numbers.seen_by(pid, id).unwrap_or(id);
+        (own(pid), own(thread.tid))
     }
 
     /// What each thread has of its own; the leader last, with what ticks.
@@ -212,17 +223,20 @@ impl Building {
         let pairs = threads.iter_mut().zip(&process.threads);
         for (task, thread) in pairs.skip(1) {
             let mut batch = Batch::new();
-            thread::identity(&mut batch, thread, pid);
+            thread::identity(&mut batch, thread, self.own(pid, thread));
             seccomp::confine(&mut batch, process, thread);
             thread::credentials(&mut batch, thread, process);
             task.run(self.injector, &batch, STEP)?;
         }
         let mut batch = Batch::new();
         let leader = &process.threads[0];
-        process::notice_stops(&mut batch, stopped_children);
+        let seen = |child: &Pid| self.numbers.seen_by(pid, *child);
+        let stopped: Vec<Pid> = stopped_children.iter().filter_map(seen).collect();
+        process::notice_stops(&mut batch, &stopped);
         process::pending(&mut batch, &process.pending);
-        thread::identity(&mut batch, leader, pid);
-        process::make_timers(&mut batch, &process.timers, self.exact_timers);
+        thread::identity(&mut batch, leader, self.own(pid, leader));
+        let seen = |id| self.numbers.seen_by(pid, id).unwrap_or(0);
+        process::make_timers(&mut batch, &process.timers, self.exact_timers, seen);
         limits::set(&mut batch, pid, &process.limits);
         process::confine_memory(&mut batch, process);
         seccomp::confine(&mut batch, process, leader);

@@ -6,13 +6,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     error::{RestoreError, remote},
     files::{self, ControllingTerminal},
+    numbers::Numbers,
     remains::Remains,
     task::Task,
     thread::clone3,
     tree::{self, Member, Step},
 };
 use crate::{
-    image::{INIT, Pid, Process, ProcessKind},
+    api::Obstacle,
+    image::{ChildSpace, INIT, Pid, Process, ProcessKind},
     sys::remote::{Batch, Injector},
 };
 
@@ -32,6 +34,16 @@ pub(super) fn plan(
             ppid: p.ppid,
             pgid: p.pgid,
             sid: p.sid,
+            space: p.inner.space,
+            first: p.inner.pid.last() == Some(&1),
+            blind: p.inner.group.last() == Some(&0),
+            child_space: match &p.kind {
+                ProcessKind::Live(live) => match live.child_space {
+                    ChildSpace::Of(space) => Some(space),
+                    ChildSpace::Own | ChildSpace::Fresh => None,
+                },
+                ProcessKind::Zombie { .. } => None,
+            },
         })
         .collect();
     let mut taken = BTreeSet::new();
@@ -58,6 +70,7 @@ pub(super) fn grow(
         husks: BTreeMap::new(),
         remains,
         run: Run::default(),
+        unshared: BTreeSet::new(),
     };
     for step in steps {
         growth.step(*step)?;
@@ -66,9 +79,11 @@ pub(super) fn grow(
     Ok(growth.husks)
 }
 
-/// What session leaders need to take their terminals.
+/// What processes need to find each other, and session leaders to take their terminals.
 pub(super) struct Seat<'a> {
     pub(super) terminals: &'a [ControllingTerminal],
+    /// What they call each other.
+    pub(super) numbers: &'a Numbers,
     /// The husks' descriptor that stands for the daemon.
     pub(super) daemon: i32,
 }
@@ -88,6 +103,8 @@ struct Growth<'a> {
     husks: Husks,
     remains: &'a mut Remains,
     run: Run,
+    /// Whose children are born in another pid namespace.
+    unshared: BTreeSet<Pid>,
 }
 
 impl Growth<'_> {
@@ -98,13 +115,30 @@ impl Growth<'_> {
                 pid,
                 sibling,
                 helper,
+                apart,
             } => {
+                let numbers = self.seat.numbers;
+                let deeper = usize::from(apart);
+                if numbers.depth(pid) != numbers.depth(creator) + deeper
+                    && !self.unshared.contains(&creator)
+                {
+                    return Err(nowhere(pid).into());
+                }
                 // With CLONE_PARENT the kernel takes over the creator's exit signal,
                 // and refuses another. A helper dies in silence.
-                let flags = if sibling { libc::CLONE_PARENT } else { 0 };
+                let mut flags = if sibling { libc::CLONE_PARENT } else { 0 };
+                if apart {
+                    flags |= libc::CLONE_NEWPID;
+                }
                 let signal = if sibling || helper { 0 } else { libc::SIGCHLD };
-                clone3(self.batch_of(creator)?, flags, signal, Some(pid));
+                clone3(self.batch_of(creator)?, flags, signal, &numbers.birth(pid));
                 self.run.born.push(pid);
+            }
+            Step::Unshare { pid } => {
+                self.unshared.insert(pid);
+                let flags = u64::from(libc::CLONE_NEWPID.cast_unsigned());
+                let batch = self.batch_of(pid)?;
+                batch.call(libc::SYS_unshare, &[flags.into()]);
             }
             Step::LeadSession { pid } => {
                 let seat = self.seat;
@@ -114,6 +148,8 @@ impl Growth<'_> {
                 files::take_terminal(pid, seat.terminals, seat.daemon, batch);
             }
             Step::JoinGroup { pid, group } => {
+                let seen = self.seat.numbers.seen_by(pid, group);
+                let group = seen.ok_or_else(|| nowhere(group))?;
                 self.batch_of(pid)?
                     .call(libc::SYS_setpgid, &[0.into(), group.into()]);
             }
@@ -126,6 +162,8 @@ impl Growth<'_> {
                 helper.exit(self.injector, Batch::new(), 0)?;
                 self.remains.forget(helper.host());
                 if reaper != INIT {
+                    let seen = self.seat.numbers.seen_by(reaper, pid);
+                    let pid = seen.ok_or_else(|| nowhere(pid))?;
                     super::thread::wait_for(self.batch_of(reaper)?, pid);
                 }
             }
@@ -166,5 +204,16 @@ impl Growth<'_> {
         }
         let blamed = born.get(results.children().len()).copied().unwrap_or(actor);
         results.complete().map_err(remote(blamed, STEP))
+    }
+}
+
+/// Who stands for a process that is dead has IDs in the capsule alone.
+fn nowhere(pid: Pid) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("process {pid}"),
+        reason: "it cannot be born in its pid namespace, which the job has made".into(),
+        remedy: "let the programs that share this session end first".into(),
+        transient: false,
     }
 }

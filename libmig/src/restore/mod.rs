@@ -24,6 +24,7 @@ mod locks;
 mod names;
 mod namespaces;
 mod numa;
+mod numbers;
 mod own;
 mod own_vdso;
 mod pin;

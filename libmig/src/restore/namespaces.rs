@@ -212,7 +212,7 @@ impl Means<'_> {
     fn spawn(&mut self, pid: Pid) -> Result<Task, RestoreError> {
         const STEP: &str = "make a namespace of the job";
         let mut batch = Batch::new();
-        clone3(&mut batch, libc::CLONE_PARENT, 0, Some(pid));
+        clone3(&mut batch, libc::CLONE_PARENT, 0, &[pid]);
         let results = self
             .injector
             .run(&mut self.zygote.stopped, &batch)

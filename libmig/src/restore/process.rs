@@ -113,15 +113,21 @@ pub(super) fn signal_number(signal: &SigInfo) -> i32 {
         .map_or(0, |bytes| i32::from_le_bytes(*bytes))
 }
 
-/// Makes the POSIX timers, disarmed; `exact` when the kernel takes IDs.
-pub(super) fn make_timers(batch: &mut Batch, timers: &[PosixTimer], exact: bool) {
+/// Makes the POSIX timers, disarmed; `exact` when the kernel takes IDs. `seen` is what the
+/// process calls a thread.
+pub(super) fn make_timers(
+    batch: &mut Batch,
+    timers: &[PosixTimer],
+    exact: bool,
+    seen: impl Fn(Pid) -> Pid,
+) {
     if timers.is_empty() {
         return;
     }
     if exact {
         prctl(batch, &[PR_TIMER_CREATE_RESTORE_IDS, 1]);
         for timer in timers {
-            make_timer(batch, timer, timer.id);
+            make_timer(batch, timer, timer.id, &seen);
         }
         prctl(batch, &[PR_TIMER_CREATE_RESTORE_IDS, 0]);
         return;
@@ -130,22 +136,22 @@ pub(super) fn make_timers(batch: &mut Batch, timers: &[PosixTimer], exact: bool)
     let mut next = 0;
     for timer in timers {
         while next < timer.id.min(TIMER_DETOUR) {
-            let id = make_timer(batch, timer, next);
+            let id = make_timer(batch, timer, next, &seen);
             batch.call(libc::SYS_timer_delete, &[id]);
             next += 1;
         }
-        make_timer(batch, timer, timer.id);
+        make_timer(batch, timer, timer.id, &seen);
         next = timer.id.saturating_add(1);
     }
 }
 
 /// Returns the ID as an argument for other calls.
-fn make_timer(batch: &mut Batch, timer: &PosixTimer, id: i32) -> Arg {
+fn make_timer(batch: &mut Batch, timer: &PosixTimer, id: i32, seen: &impl Fn(Pid) -> Pid) -> Arg {
     let mut event = Vec::with_capacity(64);
     event.extend(timer.value.to_le_bytes());
     event.extend(timer.signal.to_le_bytes());
     event.extend(timer.notify.to_le_bytes());
-    event.extend(timer.tid.to_le_bytes());
+    event.extend(seen(timer.tid).to_le_bytes());
     event.resize(64, 0);
     let event = batch.data(&event);
     let place = batch.data(&id.to_le_bytes());

@@ -29,29 +29,30 @@ const SCHED_FLAGS: u64 = 7;
 const IOPRIO_WHO_PROCESS: u64 = 1;
 const SS_DISABLE: i32 = 2;
 
-/// clone3(2) of the thread `tid`, or of one with the ID that the kernel chooses; it stops
-/// before it runs anything.
-pub(super) fn spawn(batch: &mut Batch, tid: Option<Pid>) -> Slot {
+/// clone3(2) of a thread, with its IDs or with one that the kernel chooses; it stops before it
+/// runs anything.
+pub(super) fn spawn(batch: &mut Batch, ids: &[Pid]) -> Slot {
     let flags = libc::CLONE_VM
         | libc::CLONE_FS
         | libc::CLONE_FILES
         | libc::CLONE_SIGHAND
         | libc::CLONE_THREAD
         | libc::CLONE_SYSVSEM;
-    clone3(batch, flags, 0, tid)
+    clone3(batch, flags, 0, ids)
 }
 
-/// clone3(2), with a chosen ID.
-pub(super) fn clone3(batch: &mut Batch, flags: i32, exit_signal: i32, id: Option<Pid>) -> Slot {
+/// clone3(2) with chosen IDs: of the innermost pid namespace first.
+pub(super) fn clone3(batch: &mut Batch, flags: i32, exit_signal: i32, ids: &[Pid]) -> Slot {
     const SET_TID: usize = 8 * 8;
     let mut words = [0u64; 11];
     words[0] = u64::from(flags.cast_unsigned());
     words[4] = u64::from(exit_signal.cast_unsigned());
-    words[9] = u64::from(id.is_some());
+    words[9] = ids.len() as u64;
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let arguments = batch.data(&bytes);
-    if let Some(id) = id {
-        let ids = batch.data(&id.to_le_bytes());
+    if !ids.is_empty() {
+        let ids: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let ids = batch.data(&ids);
         batch.link(arguments.at(SET_TID), ids);
     }
     batch.call(
@@ -60,8 +61,9 @@ pub(super) fn clone3(batch: &mut Batch, flags: i32, exit_signal: i32, id: Option
     )
 }
 
-/// Everything of a thread but its CPUs, registers and mask. `tgid` is its process.
-pub(super) fn identity(batch: &mut Batch, thread: &Thread, tgid: Pid) {
+/// Everything of a thread but its CPUs, registers and mask. `tgid` and `tid` are what it
+/// calls its process and itself.
+pub(super) fn identity(batch: &mut Batch, thread: &Thread, (tgid, tid): (Pid, Pid)) {
     batch.call(libc::SYS_set_tid_address, &[thread.clear_child_tid.into()]);
     let (head, length) = thread.robust_list;
     if head != 0 {
@@ -95,12 +97,7 @@ pub(super) fn identity(batch: &mut Batch, thread: &Thread, tgid: Pid) {
         let info = batch.data(&signal.0);
         batch.call(
             libc::SYS_rt_tgsigqueueinfo,
-            &[
-                tgid.into(),
-                thread.tid.into(),
-                number_of(signal),
-                info.into(),
-            ],
+            &[tgid.into(), tid.into(), number_of(signal), info.into()],
         );
     }
     if let Some(policy) = &thread.memory_policy {

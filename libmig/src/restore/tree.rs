@@ -9,15 +9,17 @@
 //! Everything starts from the zygote, a child of the capsule's init in the
 //! init's session. `build` carries the steps out.
 
+mod apart;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     api::Obstacle,
-    image::{INIT, Pid},
+    image::{INIT, Pid, PidSpace},
 };
 
 /// What the planner needs to know of a process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Member {
     /// Its pid.
     pub pid: Pid,
@@ -27,6 +29,14 @@ pub struct Member {
     pub pgid: Pid,
     /// Its session.
     pub sid: Pid,
+    /// Its pid namespace, if it is one that the job has made.
+    pub space: Option<PidSpace>,
+    /// It is pid 1 there.
+    pub first: bool,
+    /// It cannot name its group: that is of a namespace above.
+    pub blind: bool,
+    /// The pid namespace of its children, if that is another one.
+    pub child_space: Option<PidSpace>,
 }
 
 /// One step.
@@ -43,6 +53,13 @@ pub enum Step {
         sibling: bool,
         /// A helper: it is no part of the tree and exits later.
         helper: bool,
+        /// In a new pid namespace.
+        apart: bool,
+    },
+    /// The process unshares its pid namespace: its next child is pid 1 of a new one.
+    Unshare {
+        /// Who.
+        pid: Pid,
     },
     /// The process calls setsid(2).
     LeadSession {
@@ -96,6 +113,10 @@ struct Planner<'a> {
     session: BTreeMap<Pid, Pid>,
     /// Parent of each existing process, helpers included.
     parent: BTreeMap<Pid, Pid>,
+    /// Group in which each existing process is now.
+    group: BTreeMap<Pid, Pid>,
+    /// Groups that exist besides those of sessions, and their sessions.
+    founded: BTreeMap<Pid, Pid>,
     /// Helpers, in order of birth.
     helpers: Vec<Pid>,
     steps: Vec<Step>,
@@ -135,6 +156,8 @@ impl<'a> Planner<'a> {
             used,
             session: BTreeMap::from([(zygote, INIT)]),
             parent: BTreeMap::from([(zygote, INIT)]),
+            group: BTreeMap::from([(zygote, zygote_group)]),
+            founded: BTreeMap::new(),
             helpers: Vec::new(),
             steps: Vec::new(),
         };
@@ -261,9 +284,13 @@ impl<'a> Planner<'a> {
     fn try_spawn(&mut self, member: &Member) -> Result<bool, Obstacle> {
         let birth = self.born_in.get(&member.pid).copied().unwrap_or(INIT);
         if member.ppid != INIT {
-            let ready = self.session.get(&member.ppid) == Some(&birth);
+            let ready = self.session.get(&member.ppid) == Some(&birth)
+                && self.may_enter(member)
+                && self.joined_before(member.ppid, member)?;
             if ready {
+                let apart = self.enter(member);
                 self.spawn(member.ppid, member.pid, false, false);
+                self.set_apart(apart);
             }
             return Ok(ready);
         }
@@ -271,7 +298,14 @@ impl<'a> Planner<'a> {
             return Ok(false);
         };
         if self.parent.get(&holder) == Some(&INIT) {
+            if !self.joined_before(holder, member)? {
+                return Ok(false);
+            }
             self.spawn(holder, member.pid, true, false);
+            self.set_apart(member.first);
+            if holder == self.zygote && self.group_of(holder) != self.zygote_group {
+                self.join(holder, self.zygote_group);
+            }
             return Ok(true);
         }
         // An orphan in a session whose leader has a living parent: its own
@@ -314,7 +348,6 @@ impl<'a> Planner<'a> {
     /// Process groups, when every process exists: founders, then members,
     /// then founders that moved on.
     fn groups(&mut self) -> Result<(), Obstacle> {
-        let mut founded: BTreeMap<Pid, Pid> = BTreeMap::new();
         for member in self.members {
             let leads = member.sid == member.pid;
             if leads && member.pgid != member.pid {
@@ -325,16 +358,16 @@ impl<'a> Planner<'a> {
                 ));
             }
             if leads
-                || member.pgid == self.birth_group(member)
-                || founded.contains_key(&member.pgid)
+                || member.pgid == self.group_of(member.pid)
+                || self.founded.contains_key(&member.pgid)
             {
                 continue;
             }
-            self.found_group(member)?;
-            founded.insert(member.pgid, member.sid);
+            self.found(member)?;
         }
         for member in self.members {
-            if founded
+            if self
+                .founded
                 .get(&member.pgid)
                 .is_some_and(|session| *session != member.sid)
             {
@@ -345,32 +378,24 @@ impl<'a> Planner<'a> {
                 ));
             }
             let stays = member.pgid == member.pid || member.sid == member.pid;
-            let is_founder = founded.contains_key(&member.pid);
-            if !stays && !is_founder && member.pgid != self.birth_group(member) {
-                self.steps.push(Step::JoinGroup {
-                    pid: member.pid,
-                    group: member.pgid,
-                });
+            let is_founder = self.founded.contains_key(&member.pid);
+            if !stays && !is_founder && member.pgid != self.group_of(member.pid) {
+                self.join(member.pid, member.pgid);
             }
         }
         for member in self.members {
-            if founded.contains_key(&member.pid) && member.pgid != member.pid {
-                self.steps.push(Step::JoinGroup {
-                    pid: member.pid,
-                    group: member.pgid,
-                });
+            let is_founder = self.founded.contains_key(&member.pid);
+            if is_founder && member.pgid != self.group_of(member.pid) {
+                self.join(member.pid, member.pgid);
             }
         }
         Ok(())
     }
 
-    /// The group a process is in as long as it has not called setpgid(2).
-    fn birth_group(&self, member: &Member) -> Pid {
-        if member.sid == INIT {
-            self.zygote_group
-        } else {
-            member.sid
-        }
+    fn found(&mut self, member: &Member) -> Result<(), Obstacle> {
+        self.found_group(member)?;
+        self.founded.insert(member.pgid, member.sid);
+        Ok(())
     }
 
     /// Lets the group of `member` come into being.
@@ -407,10 +432,7 @@ impl<'a> Planner<'a> {
                 ));
             }
         };
-        self.steps.push(Step::JoinGroup {
-            pid: founder,
-            group,
-        });
+        self.join(founder, group);
         Ok(())
     }
 
@@ -431,6 +453,7 @@ impl<'a> Planner<'a> {
             creator
         };
         self.parent.insert(pid, parent);
+        self.group.insert(pid, self.group_of(creator));
         if helper {
             self.helpers.push(pid);
         }
@@ -439,11 +462,13 @@ impl<'a> Planner<'a> {
             pid,
             sibling,
             helper,
+            apart: false,
         });
     }
 
     fn lead(&mut self, pid: Pid) {
         self.session.insert(pid, pid);
+        self.group.insert(pid, pid);
         self.steps.push(Step::LeadSession { pid });
     }
 

@@ -83,6 +83,7 @@ impl Model {
             ppid: p.ppid,
             pgid: p.pgid,
             sid: p.sid,
+            ..Member::default()
         })
         .collect()
     }
@@ -112,6 +113,7 @@ fn replay(steps: &[Step]) -> Vec<Member> {
                 sibling,
                 ..
             } => model.fork(creator, pid, sibling),
+            Step::Unshare { .. } => {}
             Step::LeadSession { pid } => assert!(model.setsid(pid), "setsid of {pid}"),
             Step::JoinGroup { pid, group } => {
                 assert!(model.setpgid(pid, group), "setpgid of {pid} to {group}")
@@ -138,6 +140,7 @@ fn member(pid: Pid, ppid: Pid, pgid: Pid, sid: Pid) -> Member {
         ppid,
         pgid,
         sid,
+        ..Member::default()
     }
 }
 
@@ -257,4 +260,77 @@ fn what_no_program_can_have_made_is_refused() {
             "{impossible:?}"
         );
     }
+}
+
+#[test]
+fn a_blind_process_is_born_in_its_group() {
+    let first = Member {
+        space: Some(0),
+        first: true,
+        blind: true,
+        ..member(11, 10, 10, INIT)
+    };
+    let child = Member {
+        first: false,
+        ..member(12, 11, 10, INIT)
+    };
+    let child = Member {
+        space: Some(0),
+        blind: true,
+        ..child
+    };
+    let members = [member(10, INIT, 10, INIT), first, child];
+    let steps = plan(&members, ZYGOTE, INIT, &BTreeSet::new()).unwrap();
+    let plain = members.map(|m| member(m.pid, m.ppid, m.pgid, m.sid));
+    assert_eq!(replay(&steps), plain);
+    let joined = Step::JoinGroup { pid: 10, group: 10 };
+    let born = Step::Spawn {
+        creator: 10,
+        pid: 11,
+        sibling: false,
+        helper: false,
+        apart: true,
+    };
+    let at = |step| steps.iter().position(|one| *one == step).unwrap();
+    assert!(at(joined) < at(born), "{steps:?}");
+    // Its parent has ended: the zygote is in the group for a moment.
+    let orphan = Member {
+        ppid: INIT,
+        ..members[1]
+    };
+    let members = [member(10, INIT, 10, INIT), orphan];
+    let steps = plan(&members, ZYGOTE, INIT, &BTreeSet::new()).unwrap();
+    let plain = members.map(|m| member(m.pid, m.ppid, m.pgid, m.sid));
+    assert_eq!(replay(&steps), plain, "{steps:?}");
+}
+
+#[test]
+fn a_process_unshares_when_its_children_elsewhere_are_born() {
+    let parent = Member {
+        child_space: Some(0),
+        ..member(10, INIT, 10, INIT)
+    };
+    let second = Member {
+        space: Some(0),
+        ..member(11, 10, 11, INIT)
+    };
+    let first = Member {
+        space: Some(0),
+        first: true,
+        ..member(12, 10, 12, INIT)
+    };
+    let members = [parent, second, first, member(13, 10, 13, INIT)];
+    let steps = plan(&members, ZYGOTE, INIT, &BTreeSet::new()).unwrap();
+    let order: Vec<Pid> = steps
+        .iter()
+        .filter_map(|step| match step {
+            Step::Spawn { pid, apart, .. } => {
+                assert!(!apart);
+                Some(*pid)
+            }
+            Step::Unshare { pid } => Some(-pid),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(order, [10, 13, -10, 12, 11]);
 }

@@ -10,6 +10,7 @@ use super::{
     files::{self, Opened},
     layout::{self, Attach, Layout, Piece},
     namespaces::{Means, Namespaces},
+    numbers::Numbers,
     own,
     prepare::Prepared,
     shm::Tree,
@@ -30,6 +31,8 @@ pub(super) struct World {
     pub(super) shared: SharedObjects,
     pub(super) opened: Opened,
     pub(super) namespaces: Namespaces,
+    /// What the processes call each other.
+    pub(super) numbers: Numbers,
 }
 
 impl World {
@@ -60,6 +63,7 @@ impl World {
             shared,
             opened,
             namespaces,
+            numbers: Numbers::of(&image.processes),
         };
         Ok((world, attachments))
     }

@@ -25,7 +25,7 @@ pub(super) fn capture(
     let inside = match id {
         0 => Some(0),
         _ if kind == F_OWNER_PGRP => group_in_capsule(processes, id),
-        _ => id_in_capsule(id, "NSpid"),
+        _ => id_in_capsule(processes, id, "NSpid"),
     };
     let id = inside.ok_or_else(|| {
         let refusal = refusal::foreign_owner(&found.seen.name());
@@ -49,25 +49,30 @@ fn in_capsule(processes: &[FileSource<'_>], id: i32, field: &str) -> Option<Pid>
     processes
         .iter()
         .find_map(|source| {
-            let (here, inside) = outer_and_inner(source.host.raw(), field)?;
+            let (here, inside) = here_and_inside(processes, source.host.raw(), field)?;
             (here == id).then_some(inside)
         })
-        .or_else(|| id_in_capsule(id, field))
+        .or_else(|| id_in_capsule(processes, id, field))
 }
 
-pub(super) fn id_in_capsule(id: i32, field: &str) -> Option<Pid> {
-    let (here, inside) = outer_and_inner(id, field)?;
+fn id_in_capsule(processes: &[FileSource<'_>], id: i32, field: &str) -> Option<Pid> {
+    let (here, inside) = here_and_inside(processes, id, field)?;
     (here == id).then_some(inside)
 }
 
-/// The outermost and the innermost ID of an `NS...` line of `/proc/PID/status`.
-fn outer_and_inner(pid: i32, field: &str) -> Option<(i32, Pid)> {
+/// The ID for the daemon and the one in the capsule of an `NS...` line of `/proc/PID/status`.
+fn here_and_inside(processes: &[FileSource<'_>], pid: i32, field: &str) -> Option<(i32, Pid)> {
+    // A capsule's pid namespace is the daemon's child, and below it there may be more.
+    let level = usize::from(processes.iter().any(|one| one.host.raw() != one.pid));
     let status = text::string(format!("/proc/{}/status", HostPid::new(pid))).ok()?;
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
-    let mut ids = line.split_whitespace().map(str::parse);
-    let here = ids.next()?.ok()?;
-    let inside = ids.next_back().map_or(Some(here), Result::ok)?;
+    let mut ids = line.split_whitespace().map_while(|id| id.parse().ok());
+    let here = ids.next()?;
+    let inside = match level {
+        0 => here,
+        _ => ids.next()?,
+    };
     Some((here, inside))
 }

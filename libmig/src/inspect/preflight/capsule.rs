@@ -8,7 +8,7 @@ use crate::{
     api::Obstacle,
     image::Pid,
     inspect::{
-        fd,
+        fd, pid_spaces,
         process::{self, id_at, level},
         shm::Shm,
     },
@@ -32,6 +32,7 @@ pub(super) fn obstacles(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle>
     }
     if apart("pid") {
         found.extend(strangers(init, tree));
+        found.extend(pid_spaces(init, tree));
     }
     found
 }
@@ -79,6 +80,18 @@ fn foreign_in_shm(init: HostPid) -> Vec<Obstacle> {
         Some(obstacle(object, reason, "let the program remove it"))
     });
     foreign.take(NAMED).collect()
+}
+
+/// Processes that could not be born again in the pid namespaces of the job.
+fn pid_spaces(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle> {
+    // An error: the init has ended.
+    let residents = pid_spaces::survey(init, tree).unwrap_or_default();
+    let misfits = pid_spaces::misfits(&residents).into_iter();
+    let named = misfits.take(NAMED).map(|(pid, misfit)| Obstacle {
+        pid: Some(pid),
+        ..obstacle(format!("process {pid}"), &misfit.reason, misfit.remedy)
+    });
+    named.collect()
 }
 
 /// Processes of the pid namespace that are not below the init.

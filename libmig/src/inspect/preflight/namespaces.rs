@@ -11,6 +11,7 @@ use crate::{
     image::Pid,
     inspect::{
         nest::{self, Misfit, Nest},
+        pid_spaces::misfit_of_threads,
         process::{self, Scope},
     },
     sys::HostPid,
@@ -97,6 +98,9 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
             if actual.as_ref() == Some(wanted) || (actual.is_none() && ended()) {
                 continue;
             }
+            if home.nests && name.starts_with("pid") {
+                continue; // judged for the whole tree: pid_spaces
+            }
             if home.nests && nest::KINDS.iter().any(|kind| kind.link() == file) {
                 nested = true;
             } else {
@@ -138,6 +142,11 @@ fn check_nested(subject: &mut Subject, home: &Home) {
             let remedy = "let the program unshare before it starts threads";
             subject.refuse_thread(tid, Finding::new(reason, remedy));
         }
+    }
+    let apart = |name| link(subject.host, name) != link(home.keeper, name);
+    if subject.tasks.len() > 1 && apart("user") && apart("pid") {
+        let Misfit { reason, remedy } = misfit_of_threads();
+        subject.refuse_process(Finding::new(reason, remedy));
     }
     // Others may be in what these are below.
     let own = nest.spaces.len();

@@ -116,12 +116,14 @@ pub fn size(scope: impl Into<Scope>) -> Size {
 }
 
 /// Index of the capsule's pid namespace in the lists of `/proc/PID/status`.
-pub(in crate::inspect) fn level(init: HostPid) -> usize {
+#[must_use]
+pub fn level(init: HostPid) -> usize {
     status(init).map_or(0, |status| status.ns_pid.len().saturating_sub(1))
 }
 
 /// The entry of a capsule in a list such as NSpid.
-pub(in crate::inspect) fn id_at(ids: &[i32], level: usize) -> Option<Pid> {
+#[must_use]
+pub fn id_at(ids: &[i32], level: usize) -> Option<Pid> {
     ids.get(level).copied()
 }
 

@@ -18,7 +18,7 @@ mod view;
 
 pub use error::FilesError;
 pub(super) use object::nameless;
-pub use place::{place, take_terminal};
+pub use place::{Seat, place, take_terminal};
 
 use std::{
     collections::{HashMap, HashSet},

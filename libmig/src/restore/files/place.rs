@@ -16,19 +16,28 @@ const CLOEXEC: i64 = libc::O_CLOEXEC as i64;
 const EPOLLIN: u32 = libc::EPOLLIN.cast_unsigned();
 const EPOLLOUT: u32 = libc::EPOLLOUT.cast_unsigned();
 
-/// Gives process `pid` its descriptor table. `daemon_pidfd` is the number that a
-/// pidfd of this daemon has in the husk; it is closed. The husk has no other
+/// The process that takes its descriptors.
+pub struct Seat<'a> {
+    /// In the capsule.
+    pub pid: Pid,
+    /// The number that a pidfd of this daemon has in it; it is closed.
+    pub daemon: i32,
+    /// What it calls a process, thread or group of the capsule; 0 when it cannot see it.
+    pub seen: &'a dyn Fn(Pid) -> Pid,
+}
+
+/// Gives a process its descriptor table. The husk has no other
 /// descriptor below the highest of the process, its limit allows three more,
 /// and every process of the tree exists: owners of SIGIO are named here. `last` adds
 /// calls that need the pidfd as well, when all else is done.
 pub fn place(
-    pid: Pid,
+    seat: &Seat<'_>,
     table: &[Descriptor],
     opened: &Opened,
-    daemon_pidfd: i32,
     batch: &mut Batch,
     last: impl FnOnce(&mut Batch, Arg),
 ) {
+    let (pid, daemon_pidfd) = (seat.pid, seat.daemon);
     let interests = opened.interests.iter().filter(|one| one.pid == pid);
     let mut interests: Vec<&Interest> = interests.collect();
     // Those that fire are alone in their epoll when they are reported.
@@ -40,7 +49,7 @@ pub fn place(
         .chain([daemon_pidfd])
         .max()
         .unwrap_or(daemon_pidfd);
-    let mut placer = Placer::start(opened, batch, i64::from(highest) + 1, daemon_pidfd);
+    let mut placer = Placer::start(opened, batch, i64::from(highest) + 1, seat);
     placer.table(table);
     for signal in opened.signals.iter().filter(|one| one.pid == pid) {
         placer.signal(table, signal);
@@ -86,12 +95,14 @@ struct Placer<'a> {
     batch: &'a mut Batch,
     /// First number that the process does not use.
     free: i64,
+    seen: &'a dyn Fn(Pid) -> Pid,
     pidfd: Slot,
 }
 
 impl<'a> Placer<'a> {
     /// Moves the pidfd out of the way of the numbers to come.
-    fn start(opened: &'a Opened, batch: &'a mut Batch, free: i64, pidfd: i32) -> Self {
+    fn start(opened: &'a Opened, batch: &'a mut Batch, free: i64, seat: &'a Seat<'a>) -> Self {
+        let pidfd = seat.daemon;
         let above = [
             value(pidfd.into()),
             value(libc::F_DUPFD_CLOEXEC.into()),
@@ -103,6 +114,7 @@ impl<'a> Placer<'a> {
             opened,
             batch,
             free,
+            seen: seat.seen,
             pidfd: moved,
         }
     }
@@ -162,7 +174,7 @@ impl<'a> Placer<'a> {
             self.batch.call(libc::SYS_fcntl, &args);
             if owner.id != 0 {
                 let mut bytes = owner.kind.to_ne_bytes().to_vec();
-                bytes.extend_from_slice(&owner.id.to_ne_bytes());
+                bytes.extend_from_slice(&(self.seen)(owner.id).to_ne_bytes());
                 let place = self.batch.data(&bytes);
                 let args = [number, value(F_SETOWN_EX), Arg::Data(place)];
                 self.batch.call(libc::SYS_fcntl, &args);
@@ -250,7 +262,8 @@ impl<'a> Placer<'a> {
     /// be gone, as it may be gone at the source.
     fn foreground(&mut self, terminal: &ControllingTerminal) {
         let slave = self.fetch(terminal.slave.as_raw_fd());
-        let group = self.batch.data(&terminal.foreground.to_ne_bytes());
+        let group = (self.seen)(terminal.foreground);
+        let group = self.batch.data(&group.to_ne_bytes());
         let args = [Arg::Result(slave), value(TIOCSPGRP), Arg::Data(group)];
         self.batch.attempt(libc::SYS_ioctl, &args);
         self.close(Arg::Result(slave));

@@ -45,4 +45,25 @@ pub(super) const NESTED: &[Workload] = &[
         "a user namespace in another, and what it owns",
         &["user"],
     ),
+    of(
+        "nested",
+        "nested-pid",
+        &["--mode", "pid"],
+        "a pid namespace: IDs inside, a parent and a group outside",
+        &["id"],
+    ),
+    of(
+        "nested",
+        "nested-depth",
+        &["--mode", "depth"],
+        "pid namespaces in each other",
+        &["id"],
+    ),
+    of(
+        "nested",
+        "nested-container",
+        &["--mode", "container"],
+        "a container: a first process in namespaces of all kinds but mount and time",
+        &["id"],
+    ),
 ];
