@@ -47,8 +47,8 @@ pub(super) struct Followed {
     pid: Pid,
     source: Source,
     writes: WriteTracker,
-    /// What there is room for at the destination.
-    room: RangeSet<u64>,
+    /// What there is room for at the destination, by rising address.
+    room: Vec<Mapping>,
     /// What has been sent at any time.
     there: RangeSet<u64>,
     /// What was right when it was sent, and has been followed since.
@@ -90,7 +90,7 @@ impl Frozen {
 }
 
 /// What a draft has of a process' own memory.
-fn room(draft: &Draft, pid: Pid) -> RangeSet<u64> {
+fn room(draft: &Draft, pid: Pid) -> Vec<Mapping> {
     let processes = &draft.image.processes;
     let process = processes.iter().find(|process| process.pid == pid);
     let mappings = process.into_iter().flat_map(|process| match &process.kind {
@@ -105,7 +105,7 @@ fn room(draft: &Draft, pid: Pid) -> RangeSet<u64> {
             )
         })
         .filter(|mapping| pages::view(mapping).is_some())
-        .map(|mapping| mapping.start..mapping.end)
+        .cloned()
         .collect()
 }
 
@@ -189,7 +189,7 @@ impl Followed {
         let mut sent = 0;
         for area in areas.iter().filter(|area| is_own(area)) {
             for run in self.written(area) {
-                let room: Vec<_> = clipped(&self.room, &run).collect();
+                let room: Vec<_> = places(&self.room, &run).map(|(_, place)| place).collect();
                 for run in room {
                     sent += self.send(run, sink, buffer)?;
                 }
@@ -274,7 +274,11 @@ impl Followed {
                 Err(_) => self.fresh.remove(piece),
             }
         }
-        Ok(clipped(&self.fresh, &range).collect())
+        // What is another mapping now is made anew at the destination, without contents.
+        let kept = places(&self.room, &range).filter(|(old, _)| goes_on(old, mapping));
+        Ok(kept
+            .flat_map(|(_, place)| clipped(&self.fresh, &place).collect::<Vec<_>>())
+            .collect())
     }
 
     /// What of a mapping the destination has and must not have: all of it but `kept`.
@@ -286,6 +290,35 @@ impl Followed {
         }
         outdated.into_iter().collect()
     }
+}
+
+/// The mappings that lie in a range, and where in it they do.
+fn places<'a>(
+    mappings: &'a [Mapping],
+    range: &Range<u64>,
+) -> impl Iterator<Item = (&'a Mapping, Range<u64>)> + use<'a> {
+    let Range { start, end } = *range;
+    let first = mappings.partition_point(|mapping| mapping.end <= start);
+    mappings[first..]
+        .iter()
+        .take_while(move |mapping| mapping.start < end)
+        .map(move |mapping| (mapping, mapping.start.max(start)..mapping.end.min(end)))
+}
+
+/// Whether nothing but its ends and its protection can have changed.
+fn goes_on(old: &Mapping, new: &Mapping) -> bool {
+    let backing = match (&old.backing, &new.backing) {
+        (Backing::Anonymous, Backing::Anonymous) => true,
+        (Backing::FilePrivate(a), Backing::FilePrivate(b)) => {
+            let (then, now) = (
+                a.offset.wrapping_sub(old.start),
+                b.offset.wrapping_sub(new.start),
+            );
+            a.file == b.file && then == now
+        }
+        _ => false,
+    };
+    backing && old.flags == new.flags && old.name == new.name && old.policy == new.policy
 }
 
 fn clipped<'a>(
