@@ -165,6 +165,37 @@ fn what_only_the_build_finds_is_told_by_its_name() {
 }
 
 #[test]
+fn an_address_that_somebody_at_the_destination_has_is_named_before_the_freeze() {
+    let lab = Lab::up(2);
+    let serve = "python3 -m http.server --bind 127.0.0.1 8090 >/dev/null 2>&1 </dev/null &
+         echo $! >/run/server
+         until curl -sf -o /dev/null http://127.0.0.1:8090/; do sleep 0.05; done";
+    let job = start(&lab, "port", serve);
+    let (n1, n2) = (lab.node("n1"), lab.node("n2"));
+    drop(n2.sh(&format!("mkdir -p /opt/job; {serve}")));
+    let expected = ["network address 127.0.0.1:8090: somebody at the destination has it"];
+    let (code, text) = why(&lab, "port", "n2");
+    assert_eq!(code, Some(3), "{text}");
+    assert_names(&text, &expected);
+    drop(n1.sh("echo 'source.prepared stall 0' >/run/mig/failpoints"));
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_names(&stderr(&refused), &expected);
+    assert!(!came_to(n1, "source.prepared"), "it was about to be frozen");
+    assert_runs_on(&job);
+    drop(n2.sh("kill $(cat /run/server); while kill -0 $(cat /run/server) 2>/dev/null; do sleep 0.05; done"));
+    let moved = job.try_move("n2");
+    assert!(moved.status.success(), "{}", stderr(&moved));
+    assert_eq!(
+        n2.sh("curl -s -o /dev/null -w '%{http_code}' http://127.0.0.1:8090/")
+            .trim(),
+        "200"
+    );
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
+
+#[test]
 fn what_cannot_leave_is_named_also_when_the_destination_is_down() {
     let lab = Lab::up(2);
     let job = start(&lab, "socket", "exec 3<>/dev/tcp/10.77.0.1/7440");

@@ -44,6 +44,10 @@ programs! {
     java_with_threads_that_collect_garbage: "java";
     postgresql_under_load: "postgresql";
     redis_under_load: "redis";
+    nginx_under_load: "nginx";
+    node_with_its_client: "node";
+    curl_of_a_large_file: "download";
+    asyncio_with_its_clients: "asyncio";
     sqlite_with_a_reader: "sqlite-writer";
     inotifywait_telling_of_files: "inotifywait";
     tail_following_a_file: "tail";

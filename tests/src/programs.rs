@@ -8,6 +8,7 @@ mod inputs;
 mod jobs;
 mod results;
 mod servers;
+mod web;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -204,6 +205,22 @@ const PROGRAMS: &[Program] = &[
         results::interactive,
     )
     .typed(inputs::TYPED),
+    Program::of("nginx", &["/bin/bash", "serve.sh"], web::nginx, web::wrk)
+        .moved(20)
+        .until_told(),
+    Program::of("node", &["node", "client.js"], web::node, results::stdout).until_told(),
+    Program::of(
+        "download",
+        &["/bin/bash", "download.sh"],
+        web::download,
+        results::stdout,
+    ),
+    Program::of(
+        "asyncio",
+        &["/usr/bin/python3", "-u", "echo.py"],
+        web::asyncio,
+        results::stdout,
+    ),
     Program::of("sleep", &["sleep", "3"], inputs::nothing, results::stdout),
     Program::of(
         "java",

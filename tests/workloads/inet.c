@@ -14,6 +14,9 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#ifndef IPPROTO_MPTCP
+#define IPPROTO_MPTCP 262
+#endif
 #define HOLD (40 * WL_MS)
 union address {
 	struct sockaddr any;
@@ -327,6 +330,14 @@ static void options(void)
 	set(server, IPPROTO_IP, IP_TOS, 0x10);
 	MUST(setsockopt(server, SOL_SOCKET, SO_LINGER, &linger, sizeof linger));
 	int deferred = number(listener, IPPROTO_TCP, TCP_DEFER_ACCEPT);
+	/* Go makes all that listens so; its clients are those of plain TCP. */
+	int multi = socket(AF_INET, SOCK_STREAM, IPPROTO_MPTCP);
+	union address several = loopback(false);
+	if (multi >= 0) {
+		MUST(bind(multi, &several.any, sizeof several));
+		MUST(listen(multi, 5));
+		several = name_of(multi, false);
+	}
 	wl_ready();
 	for (bool more = true; more;) {
 		if (wl_sabotage("option"))
@@ -344,6 +355,14 @@ static void options(void)
 		CHECK(found.l_onoff == 1 && found.l_linger == 17, "SO_LINGER");
 		put(client, 100, 1);
 		take(server, 100, 1);
+		if (multi >= 0) {
+			CHECK(number(multi, SOL_SOCKET, SO_PROTOCOL) == IPPROTO_MPTCP, "Multipath TCP");
+			int own = reach(&several, SOCK_STREAM), end = MUST(accept(multi, NULL, NULL));
+			put(end, 10, 2);
+			take(own, 10, 2);
+			finish(end);
+			finish(own);
+		}
 	}
 }
 

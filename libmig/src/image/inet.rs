@@ -13,6 +13,8 @@ pub struct InetSocket {
     pub v6: bool,
     /// TCP, not UDP.
     pub stream: bool,
+    /// Multipath TCP: it listens, or has never been connected.
+    pub multipath: bool,
     /// getsockname(2); none without a port.
     pub local: Option<SocketAddr>,
     /// What it is.
@@ -76,4 +78,26 @@ pub enum InetPeer {
     Closed(SocketAddr),
     /// Waits in a socket that listens, of the job, and has received nothing.
     Waiting(SocketAddr),
+}
+
+/// An address that a destination must be able to give.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeededAddress {
+    /// Of TCP, not UDP.
+    pub stream: bool,
+    /// What getsockname(2) says.
+    pub address: SocketAddr,
+    /// Of a socket of AF_INET6.
+    pub v6: bool,
+    /// IPV6_V6ONLY.
+    pub v6_only: bool,
+    /// SO_REUSEADDR, which those of TCP are made with.
+    pub reuse: bool,
+    /// SO_REUSEPORT.
+    pub share: bool,
+}
+
+impl NeededAddress {
+    /// More are not asked for before the job is built.
+    pub const MOST: usize = 4096;
 }

@@ -450,10 +450,62 @@ mod tests {
         rustix::net::socket(AddressFamily::NETLINK, SocketType::RAW, None).unwrap()
     }
 
+    /// Those that this kernel has.
+    #[test]
+    fn every_kind_of_socket_is_refused_by_its_name() {
+        use rustix::net::{AddressFamily, Protocol, SocketType};
+        let kinds = [
+            (libc::AF_INET, libc::SOCK_RAW, 1, "raw socket"),
+            (libc::AF_INET6, libc::SOCK_RAW, 58, "raw socket"),
+            (libc::AF_INET, libc::SOCK_STREAM, 132, "SCTP"),
+            (libc::AF_INET, libc::SOCK_DGRAM, 136, "UDP-Lite"),
+            (libc::AF_PACKET, libc::SOCK_DGRAM, 0, "packet socket"),
+            (libc::AF_ALG, libc::SOCK_SEQPACKET, 0, "AF_ALG"),
+            (libc::AF_VSOCK, libc::SOCK_STREAM, 0, "AF_VSOCK"),
+            (libc::AF_XDP, libc::SOCK_RAW, 0, "AF_XDP"),
+            (libc::AF_KEY, libc::SOCK_RAW, 2, "AF_KEY"),
+        ];
+        let mut made = 0;
+        for (family, kind, protocol, name) in kinds {
+            let family = AddressFamily::from_raw(family.try_into().unwrap());
+            let kind = SocketType::from_raw(kind.cast_unsigned());
+            let protocol = std::num::NonZeroU32::new(protocol).map(Protocol::from_raw);
+            if let Ok(socket) = rustix::net::socket(family, kind, protocol) {
+                let refusal = refusal_of(socket);
+                assert!(refusal.contains(name), "{refusal}");
+                made += 1;
+            }
+        }
+        assert!(made >= 3, "only {made} kinds");
+    }
+
+    #[test]
+    fn multipath_tcp_travels_until_it_is_connected() {
+        use rustix::net::{AddressFamily, SocketType, ipproto};
+        let make = || {
+            let protocol = Some(ipproto::MPTCP);
+            rustix::net::socket(AddressFamily::INET, SocketType::STREAM, protocol)
+        };
+        let Ok(listener) = make() else { return };
+        let anywhere: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        rustix::net::bind(&listener, &anywhere).unwrap();
+        rustix::net::listen(&listener, 3).unwrap();
+        assert!(travels(&listener));
+        let client = make().unwrap();
+        let there = rustix::net::getsockname(&listener).unwrap();
+        rustix::net::connect(&client, &there).unwrap();
+        assert!(refusal_of(client).contains("Multipath TCP"));
+        let plain = std::net::TcpStream::connect(std::net::SocketAddr::try_from(there).unwrap());
+        drop(rustix::net::accept(&listener).unwrap());
+        let accepted = rustix::net::accept(&listener).unwrap();
+        assert!(travels(accepted), "its client has one path");
+        drop(plain);
+    }
+
     #[test]
     fn what_belongs_to_this_node_is_named() {
         let socket = socket_of_netlink();
-        assert!(refusal_of(socket).contains("(socket)"));
+        assert!(refusal_of(socket).contains("(netlink socket)"));
         let other = std::fs::File::open("/proc/self/status").unwrap();
         assert!(
             refusal_of(other).contains("not part of the job"),

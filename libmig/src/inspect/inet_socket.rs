@@ -75,6 +75,8 @@ pub struct Inet {
     pub v6: bool,
     /// TCP, not UDP.
     pub stream: bool,
+    /// Multipath TCP: it listens, or has never been connected.
+    pub multipath: bool,
     /// Its address; none without a port.
     pub local: Option<SocketAddr>,
     /// What it is connected to.
@@ -115,11 +117,12 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
     let option = |name| socket::option(fd, name).map_err(unreadable);
     let (domain, kind) = (option(libc::SO_DOMAIN)?, option(libc::SO_TYPE)?);
     let protocol = option(libc::SO_PROTOCOL)?;
-    let stream = (kind, protocol) == (libc::SOCK_STREAM, libc::IPPROTO_TCP);
+    let multipath = protocol == libc::IPPROTO_MPTCP;
+    let stream = kind == libc::SOCK_STREAM && (multipath || protocol == libc::IPPROTO_TCP);
     let datagrams = (kind, protocol) == (libc::SOCK_DGRAM, libc::IPPROTO_UDP);
     let internet = matches!(domain, libc::AF_INET | libc::AF_INET6);
     if !internet || !(stream || datagrams) {
-        return Err(refusal::socket());
+        return Err(refusal::socket(domain, kind, protocol));
     }
     if visit::elsewhere(fd).map_err(unreadable)?.is_some() {
         return Err(refusal::socket_elsewhere());
@@ -135,6 +138,7 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
     let mut found = Inet {
         v6: domain == libc::AF_INET6,
         stream,
+        multipath,
         local: getsockname(fd).ok().and_then(|any| any.try_into().ok()),
         remote: getpeername(fd)
             .ok()
@@ -169,7 +173,10 @@ pub fn look(fd: &OwnedFd) -> Result<Inet, Refusal> {
 fn connection(fd: &OwnedFd, found: &mut Inet, events: PollFlags) -> Result<(), Refusal> {
     let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
     let info = tcp::tcp_info(fd).map_err(unreadable)?;
-    if tcp::has_upper_protocol(fd) {
+    if found.multipath && !matches!(info.state, state::LISTEN | state::CLOSE) {
+        return Err(refusal::multipath());
+    }
+    if !found.multipath && tcp::has_upper_protocol(fd) {
         return Err(refusal::socket_option("TCP_ULP"));
     }
     let deaf = events.contains(PollFlags::RDHUP);

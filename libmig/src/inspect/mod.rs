@@ -2,6 +2,7 @@
 //! since every byte of it may have been chosen by the process itself; and of
 //! this machine: its load, its kernel, its CPU.
 
+pub mod addresses;
 pub mod boot;
 pub mod cpu;
 pub mod demand;

@@ -81,11 +81,45 @@ pub(crate) fn locked(locks: &[String]) -> Refusal {
 }
 
 /// A socket that is neither of AF_UNIX nor TCP nor UDP.
-pub(crate) fn socket() -> Refusal {
+pub(crate) fn socket(domain: i32, kind: i32, protocol: i32) -> Refusal {
+    let internet = matches!(domain, libc::AF_INET | libc::AF_INET6);
+    let (name, remedy) = match (domain, kind, protocol) {
+        (_, libc::SOCK_RAW, _) if internet => ("raw socket", CLOSED),
+        (_, libc::SOCK_DGRAM, libc::IPPROTO_ICMP | libc::IPPROTO_ICMPV6) if internet => {
+            ("ping socket", CLOSED)
+        }
+        (_, _, libc::IPPROTO_SCTP) if internet => ("socket of SCTP", CLOSED),
+        (_, _, libc::IPPROTO_UDPLITE) if internet => ("socket of UDP-Lite", CLOSED),
+        (libc::AF_NETLINK, ..) => ("netlink socket", CLOSED),
+        (libc::AF_PACKET, ..) => ("packet socket", "end the capture of packets"),
+        (libc::AF_ALG, ..) => (
+            "socket of the kernel's ciphers (AF_ALG)",
+            "let the program use a library for them",
+        ),
+        (libc::AF_VSOCK, ..) => ("socket to the machine's host (AF_VSOCK)", CLOSED),
+        (libc::AF_XDP, ..) => ("socket of AF_XDP", CLOSED),
+        (libc::AF_KEY, ..) => ("socket of AF_KEY", CLOSED),
+        (libc::AF_BLUETOOTH, ..) => ("socket of Bluetooth", CLOSED),
+        (libc::AF_CAN, ..) => ("socket of a CAN bus", CLOSED),
+        _ => ("socket", CLOSED),
+    };
+    let reason = match name {
+        "socket" => {
+            format!("sockets of family {domain}, type {kind}, protocol {protocol} cannot move")
+        }
+        _ => format!("a {name} cannot move"),
+    };
+    Refusal::new(name, reason, remedy)
+}
+
+const CLOSED: &str = "move the job before it opens such sockets or after it has closed them";
+
+/// A connection of Multipath TCP.
+pub(crate) fn multipath() -> Refusal {
     Refusal::new(
-        "socket",
-        "this kind of network socket cannot move yet",
-        "move the job before it opens connections or after it has closed them",
+        "socket of Multipath TCP",
+        "a connection by several paths cannot move",
+        "start the program without Multipath TCP (GODEBUG=multipathtcp=0 for Go)",
     )
 }
 

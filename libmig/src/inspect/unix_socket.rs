@@ -102,10 +102,10 @@ struct Diag {
 pub fn look(fd: &OwnedFd, inode: u64, root: Option<&OwnedFd>) -> Result<Socket, Refusal> {
     let unreadable = |error: io::Error| refusal::socket_unknown(&error.to_string());
     let domain = socket::option(fd, libc::SO_DOMAIN).map_err(unreadable)?;
-    if domain != libc::AF_UNIX {
-        return Err(refusal::socket());
-    }
     let kind = socket::option(fd, libc::SO_TYPE).map_err(unreadable)?;
+    if domain != libc::AF_UNIX {
+        return Err(refusal::socket(domain, kind, 0));
+    }
     for (option, name) in FOREIGN_OPTIONS {
         if socket::option(fd, option).is_ok_and(|value| value != 0) {
             return Err(refusal::socket_option(name));
@@ -434,7 +434,10 @@ mod tests {
         let waiting = UnixStream::connect(&path).unwrap();
         assert!(see(&waiting).1.unwrap_err().transient);
         let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-        assert_eq!(see(&network).1, Err(refusal::socket()));
+        assert_eq!(
+            see(&network).1,
+            Err(refusal::socket(libc::AF_INET, libc::SOCK_DGRAM, 0))
+        );
         drop(waiting);
         let fresh = UnixDatagram::unbound().unwrap();
         assert_eq!(see(&fresh).1.unwrap().peer, None);

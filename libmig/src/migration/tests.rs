@@ -169,6 +169,7 @@ impl SourceJob for Source {
 
     fn propose(&mut self) -> Result<Proposal, JobError> {
         let offer = Offer {
+            addresses: Vec::new(),
             job: "n1-1".into(),
             epoch: 2,
             home: "n1".into(),

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{CpuLevel, Obstacle},
-    image::{NeededFile, Pid, Seat},
+    image::{NeededAddress, NeededFile, Pid, Seat},
 };
 
 /// A control message of a move.
@@ -123,6 +123,8 @@ pub struct Offer {
     pub cpu: Vec<u8>,
     /// The level of CPUs that it keeps to, if any.
     pub cpu_level: Option<CpuLevel>,
+    /// Network addresses that its sockets have, [`NeededAddress::MOST`] at most.
+    pub addresses: Vec<NeededAddress>,
     /// Files that the job uses by name; they follow, in [`Message::Files`].
     pub files: u32,
 }

@@ -4,10 +4,10 @@
 use std::os::fd::OwnedFd;
 
 use libmig::api::{Code, CpuLevel, Failure, JobId, Obstacle};
-use libmig::image::NeededFile;
+use libmig::image::{NeededAddress, NeededFile};
 use libmig::inspect::cpu::CpuFeatures;
 use libmig::inspect::demand::{Demand, Room};
-use libmig::inspect::{fd, manifest};
+use libmig::inspect::{addresses, fd, manifest};
 use libmig::sys::HostPid;
 use libmig::transfer::Proposal;
 use migd::capsule;
@@ -33,6 +33,8 @@ pub(crate) struct Candidate {
     pub(crate) cpu_level: Option<CpuLevel>,
     /// The files that it uses by name.
     pub(crate) files: Vec<NeededFile>,
+    /// Network addresses that its sockets have.
+    pub(crate) addresses: Vec<NeededAddress>,
     /// What it takes up.
     pub(crate) demand: Demand,
 }
@@ -46,6 +48,7 @@ impl Candidate {
             cpu: offer.cpu,
             cpu_level: offer.cpu_level,
             files,
+            addresses: offer.addresses,
             demand: Demand {
                 processes: offer.processes,
                 highest_tid: offer.highest_tid,
@@ -72,6 +75,7 @@ impl Candidate {
             })?,
             cpu_level: record.cpu_level,
             files: look.files,
+            addresses: look.addresses,
             demand: look.demand,
         })
     }
@@ -127,6 +131,7 @@ fn below(daemon: &Daemon, root: &OwnedFd, candidate: &Candidate) -> Result<Vec<O
     })?;
     obstacles.extend(candidate.demand.obstacles(&room));
     obstacles.extend(manifest::missing(root, &candidate.files));
+    obstacles.extend(addresses::taken(&candidate.addresses));
     Ok(obstacles)
 }
 

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
-use libmig::image::NeededFile;
+use libmig::image::{NeededAddress, NeededFile};
 use libmig::inspect::demand::Demand;
 use libmig::inspect::own::OwnFiles;
 use libmig::inspect::process::Scope;
@@ -23,6 +23,8 @@ pub(crate) struct Look {
     pub(crate) obstacles: Vec<Obstacle>,
     /// What a destination has to have.
     pub(crate) files: Vec<NeededFile>,
+    /// Network addresses that it has to give.
+    pub(crate) addresses: Vec<NeededAddress>,
     /// What it has to have room for.
     pub(crate) demand: Demand,
 }
@@ -33,6 +35,7 @@ impl Look {
         Self {
             obstacles,
             files: Vec::new(),
+            addresses: Vec::new(),
             demand: Demand::default(),
         }
     }
@@ -54,10 +57,10 @@ pub(super) fn of(
     scope: Scope,
     mut ties: impl FnMut() -> Result<CapsuleStdio, Failure>,
 ) -> Result<Look, Failure> {
-    let mut files = Vec::new();
+    let (mut files, mut addresses) = (Vec::new(), Vec::new());
     let look = || {
         let obstacles;
-        (obstacles, files) = instant(scope, &ties()?);
+        (obstacles, files, addresses) = instant(scope, &ties()?);
         Ok(obstacles)
     };
     let obstacles = lasting(look)?;
@@ -65,6 +68,7 @@ pub(super) fn of(
     Ok(Look {
         obstacles,
         files,
+        addresses,
         demand,
     })
 }
@@ -92,8 +96,11 @@ pub(super) fn lasting<E>(
     Ok(lasting)
 }
 
+/// Obstacles, files and addresses.
+type Found = (Vec<Obstacle>, Vec<NeededFile>, Vec<NeededAddress>);
+
 /// The tree at this instant.
-fn instant(scope: Scope, stdio: &CapsuleStdio) -> (Vec<Obstacle>, Vec<NeededFile>) {
+fn instant(scope: Scope, stdio: &CapsuleStdio) -> Found {
     let tree = inspect::process::tree(scope);
     let mut obstacles = inspect::preflight::preflight_tree(scope);
     // A process that ends while we look is no obstacle.
@@ -115,7 +122,8 @@ fn instant(scope: Scope, stdio: &CapsuleStdio) -> (Vec<Obstacle>, Vec<NeededFile
     obstacles.extend(inspect::files::preflight(&sources, stdio));
     let hosts = open.iter().map(|(host, ..)| *host);
     let own = OwnFiles::of(scope.top(), hosts);
-    (obstacles, inspect::manifest::of(&sources, stdio, own))
+    let files = inspect::manifest::of(&sources, stdio, own);
+    (obstacles, files, inspect::addresses::of(&sources))
 }
 
 #[cfg(test)]

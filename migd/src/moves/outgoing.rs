@@ -215,6 +215,7 @@ impl SourceJob for Outgoing<'_> {
         let Look {
             obstacles,
             files,
+            addresses,
             demand,
         } = look::at(local)?;
         if !obstacles.is_empty() {
@@ -244,6 +245,7 @@ impl SourceJob for Outgoing<'_> {
             limits: demand.limits,
             cpu: postcard::to_stdvec(&cpu)?,
             cpu_level: record.cpu_level,
+            addresses,
             files: 0,
         };
         Ok(Proposal { offer, files })

@@ -91,13 +91,18 @@ fn describe(found: &Found, seen: &Inet, state: InetState) -> Result<InetSocket, 
     let part = |part| found.host::<io::Error>(part);
     let option = |name| socket::option(&found.copy, name);
     let time = |name| socket::timeout(&found.copy, name);
-    let options = OPTIONS.iter().filter_map(|(level, name)| {
+    // Multipath TCP over IPv4 shows those of IPv6, too.
+    let own = OPTIONS
+        .iter()
+        .filter(|(level, _)| seen.v6 || *level != libc::IPPROTO_IPV6);
+    let options = own.filter_map(|(level, name)| {
         let value = socket::option_at(&found.copy, *level, *name).ok()?;
         Some((*level, *name, value))
     });
     Ok(InetSocket {
         v6: seen.v6,
         stream: seen.stream,
+        multipath: seen.multipath,
         local: seen.local,
         state,
         buffers: (

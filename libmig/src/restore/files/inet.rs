@@ -11,13 +11,13 @@ use std::{
 
 use rustix::{
     io::Errno,
-    net::{AddressFamily, Shutdown, SocketFlags, SocketType},
+    net::{AddressFamily, Shutdown, SocketFlags, SocketType, ipproto},
 };
 
 use super::FilesError;
 use crate::{
-    api::Obstacle,
     image::{FileId, FileObject, InetPeer, InetSocket, InetState, JobImage},
+    inspect::addresses,
     sys::socket,
 };
 
@@ -36,7 +36,13 @@ pub(super) fn alone(state: &InetSocket) -> Result<OwnedFd, FilesError> {
     } else {
         SocketType::DGRAM
     };
-    let made_here = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, None);
+    let make = |protocol| rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, protocol);
+    let multipath = (state.stream && state.multipath).then_some(ipproto::MPTCP);
+    let made_here = match make(multipath) {
+        // Plain TCP is what its clients would have by all means.
+        Err(Errno::PROTONOSUPPORT | Errno::NOPROTOOPT) if multipath.is_some() => make(None),
+        other => other,
+    };
     let made_here = made_here.map_err(made())?;
     let v6only = (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY);
     for (level, name, value) in &state.options {
@@ -44,8 +50,15 @@ pub(super) fn alone(state: &InetSocket) -> Result<OwnedFd, FilesError> {
             socket::set_option_at(&made_here, *level, *name, *value).map_err(made())?;
         }
     }
-    // What keeps others out comes last.
-    socket::set_option(&made_here, libc::SO_REUSEADDR, 1).map_err(made())?;
+    // What keeps others out comes last. Datagrams that somebody is sent already are not to be shared.
+    let reuse = (libc::SOL_SOCKET, libc::SO_REUSEADDR);
+    let mut set = state
+        .options
+        .iter()
+        .filter(|option| (option.0, option.1) == reuse);
+    if state.stream || set.any(|option| option.2 != 0) {
+        socket::set_option(&made_here, libc::SO_REUSEADDR, 1).map_err(made())?;
+    }
     if state.stream {
         // Should this come to nothing, no trace is left of it.
         socket::set_linger(&made_here, Some(0)).map_err(made())?;
@@ -182,25 +195,10 @@ fn bind(own: BorrowedFd<'_>, state: &InetSocket) -> Result<(), FilesError> {
 }
 
 fn refused(local: Option<SocketAddr>, error: Errno) -> FilesError {
-    let (reason, remedy) = match error {
-        Errno::ADDRINUSE => (
-            "somebody at the destination has it",
-            "end that program, or move to another node",
-        ),
-        Errno::ADDRNOTAVAIL => (
-            "the destination does not have that address, or has not forgotten an earlier connection of it",
-            "let the program use 0.0.0.0 or 127.0.0.1, or try again in a minute",
-        ),
-        _ => return made()(error),
-    };
-    let local = local.map_or_else(|| "?".to_owned(), |local| local.to_string());
-    FilesError::Refused(Obstacle {
-        pid: None,
-        object: format!("network address {local}"),
-        reason: reason.to_owned(),
-        remedy: remedy.to_owned(),
-        transient: false,
-    })
+    match addresses::refused(local, error) {
+        Some(obstacle) => FilesError::Refused(obstacle),
+        None => made()(error),
+    }
 }
 
 fn made<E: Into<std::io::Error>>() -> impl FnOnce(E) -> FilesError {

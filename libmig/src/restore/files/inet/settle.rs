@@ -48,9 +48,19 @@ pub(super) fn rest(own: &OwnedFd, state: &InetSocket) -> io::Result<()> {
             socket::set_option(own, force, wanted / 2)?;
         }
     }
-    socket::set_option(own, socket::SO_BUF_LOCK, state.locked & LOCKS)?;
-    socket::set_timeout(own, libc::SO_SNDTIMEO, state.timeouts.0)?;
-    socket::set_timeout(own, libc::SO_RCVTIMEO, state.timeouts.1)?;
+    // Multipath TCP has not all of these, and what it lacks is as it was made.
+    let locked = state.locked & LOCKS;
+    if socket::option(own, socket::SO_BUF_LOCK)? != locked {
+        socket::set_option(own, socket::SO_BUF_LOCK, locked)?;
+    }
+    for (name, micros) in [
+        (libc::SO_SNDTIMEO, state.timeouts.0),
+        (libc::SO_RCVTIMEO, state.timeouts.1),
+    ] {
+        if socket::timeout(own, name)? != micros {
+            socket::set_timeout(own, name, micros)?;
+        }
+    }
     if let Some(congestion) = &state.congestion
         && tcp::congestion(own)? != *congestion
     {

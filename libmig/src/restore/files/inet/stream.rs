@@ -35,7 +35,7 @@ pub(super) fn establish(
     other: &InetSocket,
 ) -> Result<OwnedFd, FilesError> {
     let malformed = || FilesError::Malformed("such address of a connection");
-    let listener = alone(other)?;
+    let listener = alone(&at(other, other.local.ok_or_else(malformed)?))?;
     bind(listener.as_fd(), other)?;
     make_room(listener.as_fd(), other)?;
     rustix::net::listen(&listener, 8).map_err(|error| refused(other.local, error))?;
@@ -139,6 +139,7 @@ fn at(state: &InetSocket, local: SocketAddr) -> InetSocket {
     InetSocket {
         v6: state.v6,
         stream: true,
+        multipath: false,
         local: Some(local),
         state: InetState::Idle,
         buffers: (0, 0),
