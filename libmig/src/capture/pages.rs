@@ -110,7 +110,7 @@ impl Source {
             };
             let mut right = Vec::new();
             if let Some(followed) = &mut followed {
-                right = followed.still_right(mapping).map_err(failed())?;
+                right = followed.still_right(mapping, of_file).map_err(failed())?;
             }
             let first = runs.len().saturating_sub(1);
             for (start, end) in gaps(mapping, &right) {

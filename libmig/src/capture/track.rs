@@ -256,22 +256,34 @@ impl Followed {
 
     /// The process stands still: forgets what has been written to of a mapping since, and
     /// returns what of it the destination need not be sent.
-    pub(super) fn still_right(&mut self, mapping: &Mapping) -> io::Result<Vec<Range<u64>>> {
+    pub(super) fn still_right(
+        &mut self,
+        mapping: &Mapping,
+        of_file: bool,
+    ) -> io::Result<Vec<Range<u64>>> {
         let range = mapping.start..mapping.end;
+        // A page that has been taken away shows as written to only as long as there is a
+        // page table for it: what is not there is to be seen by what is.
         let query = Query {
-            all: pagemap::WRITTEN,
-            returned: pagemap::WRITTEN,
+            any: pages::ANY,
+            returned: pagemap::WRITTEN | pages::RETURNED,
             tracked: true,
             ..Query::default()
         };
         let known: Vec<_> = clipped(&self.fresh, &range).collect();
         for piece in known {
-            match pagemap::find(&self.source.pagemap, piece.start, piece.end, query) {
-                Ok(regions) => regions
-                    .iter()
-                    .for_each(|region| self.fresh.remove(region.start..region.end)),
+            let found = pagemap::find(&self.source.pagemap, piece.start, piece.end, query);
+            self.fresh.remove(piece);
+            match found {
+                Ok(regions) => {
+                    let right = regions.iter().filter(|region| {
+                        let written = region.categories & pagemap::WRITTEN != 0;
+                        !written && pages::is_own(region, of_file)
+                    });
+                    right.for_each(|region| self.fresh.insert(region.start..region.end));
+                }
                 Err(error) if is_gone(&error) => return Err(error),
-                Err(_) => self.fresh.remove(piece),
+                Err(_) => {}
             }
         }
         // What is another mapping now is made anew at the destination, without contents.

@@ -112,7 +112,7 @@ pub fn scan(
     find(pagemap, start, end, query)
 }
 
-/// The pages of `start..end` that a query is about.
+/// The pages of `start..end` that a query is about; where it clears, some may come twice.
 ///
 /// # Errors
 /// As [`scan`]; EPERM where writes should be noted and are not. What was cleared until
@@ -138,8 +138,12 @@ pub fn find(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<Ve
         };
         let count = argument.call(pagemap, &mut regions)?;
         for region in regions.iter().take(count) {
-            // What was reported already may come once more.
-            let floor = found.last().map_or(start, |last| last.end);
+            // What was reported already may come once more; if it is cleared, then with what has
+            // been written to since, which nobody will tell of again.
+            let floor = match found.last() {
+                Some(last) if !query.clear => last.end,
+                _ => start,
+            };
             if region.end > floor {
                 found.push(Region {
                     start: region.start.max(floor),
@@ -153,5 +157,95 @@ pub fn find(pagemap: &File, start: u64, end: u64, query: Query) -> io::Result<Ve
             return Ok(found);
         }
         from = argument.walk_end;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        thread,
+    };
+
+    use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+    use super::*;
+    use crate::sys::{HostPid, process_vm, userfaultfd::WriteTracker};
+
+    const PAGES: u64 = 16 * 1024;
+
+    /// Pages of this process, each with a counter.
+    struct Memory(u64);
+
+    impl Memory {
+        fn new() -> Self {
+            let len = usize::try_from(PAGES * PAGE).unwrap();
+            let (protection, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+            // SAFETY: a new mapping at an address of the kernel's choice.
+            let at = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, flags) };
+            Self(at.unwrap().expose_provenance() as u64)
+        }
+
+        fn counter(&self, page: u64) -> &AtomicU64 {
+            let at = usize::try_from(self.0 + page % PAGES * PAGE).unwrap();
+            // SAFETY: aligned, in the mapping, which outlives `self`, and only used as an atomic.
+            unsafe { AtomicU64::from_ptr(std::ptr::with_exposed_provenance_mut(at)) }
+        }
+    }
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            let at = std::ptr::with_exposed_provenance_mut(usize::try_from(self.0).unwrap());
+            // SAFETY: the mapping of `new`; no counter is borrowed any more.
+            unsafe { munmap(at, usize::try_from(PAGES * PAGE).unwrap()) }.unwrap();
+        }
+    }
+
+    /// Copies what has been written to since the last round.
+    fn round(memory: &Memory, pagemap: &File, copy: &mut [u64]) {
+        let query = Query {
+            all: WRITTEN,
+            any: PRESENT | SWAPPED,
+            returned: PRESENT,
+            tracked: true,
+            clear: true,
+        };
+        let end = memory.0 + PAGES * PAGE;
+        for region in find(pagemap, memory.0, end, query).unwrap() {
+            for address in (region.start..region.end).step_by(4096) {
+                let mut word = [0; 8];
+                process_vm::read_exact(HostPid::own(), address, &mut word).unwrap();
+                let page = usize::try_from((address - memory.0) / PAGE).unwrap();
+                copy[page] = u64::from_le_bytes(word);
+            }
+        }
+    }
+
+    #[test]
+    fn no_write_is_missed_however_much_there_is_to_tell() {
+        let memory = Memory::new();
+        let pagemap = open(HostPid::own()).unwrap();
+        let tracker = WriteTracker::of_this_process().unwrap();
+        tracker.register(memory.0, memory.0 + PAGES * PAGE).unwrap();
+        let mut copy = vec![0; usize::try_from(PAGES).unwrap()];
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+                for _ in 0..1_000_000 {
+                    state ^= state << 13;
+                    state ^= state >> 7;
+                    state ^= state << 17;
+                    memory.counter(state).fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            while !writer.is_finished() {
+                round(&memory, &pagemap, &mut copy);
+            }
+        });
+        round(&memory, &pagemap, &mut copy);
+        for page in 0..PAGES {
+            let is = memory.counter(page).load(Ordering::Relaxed);
+            assert_eq!(copy[usize::try_from(page).unwrap()], is, "page {page}");
+        }
     }
 }
