@@ -39,6 +39,9 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Tracker {
     processes: Vec<Followed>,
+    /// The memory of a process has gone, by its end or by execve(2): what was sent of it
+    /// is not to be told from what another one has there.
+    lost: bool,
 }
 
 /// A process whose writes are noted.
@@ -166,13 +169,21 @@ impl Tracker {
                 Err(error) => return Err(error),
             }
         }
+        self.lost |= !ended.is_empty();
         self.processes
             .retain(|process| !ended.contains(&process.pid));
         Ok(sent)
     }
 
+    /// Whether what has been sent may be of memory that is no more.
+    #[must_use]
+    pub fn has_lost(&self) -> bool {
+        self.lost
+    }
+
     /// The tree has been stopped: that its writes are noted is none of its own state.
-    pub fn stopped(&self, frozen: &mut Frozen) {
+    pub fn stopped(&mut self, frozen: &mut Frozen) {
+        self.lost |= self.processes.iter().any(Followed::is_gone);
         frozen.followed = self.processes.iter().map(|one| one.source.host).collect();
     }
 
@@ -183,6 +194,17 @@ impl Tracker {
 }
 
 impl Followed {
+    /// Whether the memory is no process' any more. Its mappings may be those of another
+    /// program by now, but not what we have open.
+    fn is_gone(&self) -> bool {
+        let query = Query {
+            any: pages::ANY,
+            ..Query::default()
+        };
+        let looked = pagemap::find(&self.source.pagemap, 0, 4096, query);
+        looked.is_err_and(|error| is_gone(&error))
+    }
+
     fn round(&mut self, sink: &mut dyn BulkSink, buffer: &mut [u8]) -> Result<u64, CaptureError> {
         let host = self.source.host;
         let areas = maps::read(host).map_err(CaptureError::proc(host, "maps"))?;

@@ -92,21 +92,9 @@ impl<'a> Outgoing<'a> {
             .expect("taken only when the job is reaped")
     }
 
-    /// To make its processes at the destination while it runs, it is stopped for a
-    /// moment: what is copied faster than that is copied when it stands still.
+    /// Only where it is asked for: see docs/guide.md.
     fn is_worth_a_draft(&mut self) -> bool {
-        /// Bytes.
-        const LARGE: u64 = 32 << 20;
-        let local = self.local();
-        let adopted = local.adopted.is_some();
-        match self.mode {
-            _ if adopted => false,
-            MoveMode::Precopy => true,
-            MoveMode::Auto => {
-                libmig::inspect::process::size(self.local().scope()).resident_bytes >= LARGE
-            }
-            _ => false,
-        }
+        self.mode == MoveMode::Precopy && self.local().adopted.is_none()
     }
 
     /// Duplicates of the pipes of `mig exec` as the frozen job holds them.
@@ -291,14 +279,16 @@ impl SourceJob for Outgoing<'_> {
 
     fn outgrew_draft(&self) -> bool {
         let image = self.captured.as_ref().map(|captured| &captured.image);
-        let fits = |ahead: &Ahead| image.is_some_and(|image| ahead.draft.fits(image));
+        let fits = |ahead: &Ahead| {
+            !ahead.tracker.has_lost() && image.is_some_and(|image| ahead.draft.fits(image))
+        };
         self.ahead.as_ref().is_some_and(|ahead| !fits(ahead))
     }
 
     fn freeze(&mut self) -> Result<(), JobError> {
         let scope = self.local().scope();
         let mut frozen = capture::freeze(scope).map_err(capturing)?;
-        if let Some(ahead) = &self.ahead {
+        if let Some(ahead) = &mut self.ahead {
             ahead.tracker.stopped(&mut frozen);
         }
         self.frozen = Some(frozen);
