@@ -1,6 +1,6 @@
 //! Watches of inotify(7): which files they are on. The kernel tells inode and file
 //! handle, no name; the name that the handle leads to is looked up again, and must
-//! be the same file. Where handles lead nowhere, the file is [searched](super::search).
+//! be the same file. Where handles lead nowhere, the file is searched.
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
 //! Namespaces that the job had made: made anew by *makers*, husks that enter the
 //! namespace above, unshare, and end when the daemon holds what they have made.
 //! A process of the job enters them last of all, when it needs nothing more that
-//! only the capsule's rights give ([`join`]).
+//! only the capsule's rights give (`join`).
 
 use std::{
     fs::{self, File},
