@@ -257,7 +257,7 @@ mod tests {
     fn what_there_is_room_for_is_no_obstacle() {
         assert_eq!(demand().obstacles(&room()), []);
         let here = Room::of_this_machine("n1".into(), Path::new("/nowhere")).unwrap();
-        let own = Scope::from(HostPid::own());
+        let own = Scope::From(HostPid::own());
         let small = Demand::of(own, Size::default());
         assert!(!small.limits.is_empty());
         assert_eq!(small.obstacles(&here), []);
