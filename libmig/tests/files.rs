@@ -547,7 +547,10 @@ fn what_cannot_travel_stops_the_capture() {
         &mut NoHold,
     );
     let refusal = refusal.unwrap_err().to_string();
-    assert!(refusal.ends_with("a netlink socket cannot move"), "{refusal}");
+    assert!(
+        refusal.ends_with("a netlink socket cannot move"),
+        "{refusal}"
+    );
 }
 
 /// A process of an image that has nothing but descriptors.

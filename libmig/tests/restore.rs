@@ -782,7 +782,7 @@ fn a_refusal_leaves_nothing_and_names_the_object() {
                 fill(&mut building, &image);
                 building.finish(&image)
             });
-        let error = result.unwrap_err().to_string();
+        let error = result.expect_err(named).to_string();
         assert!(error.contains(named), "{error}");
         assert_eq!(capsule.processes(), [0; 0], "{named}");
     }

@@ -35,8 +35,12 @@ const F_SEAL_EXEC: u32 = 0x20;
 #[derive(Debug)]
 pub(super) struct MappedFiles {
     root: OwnedFd,
-    open: BTreeMap<(Vec<u8>, bool), OwnedFd>,
+    open: BTreeMap<Wanted, OwnedFd>,
 }
+
+/// Path, mode, size, and whether it is open for writing: what one mapping wants is not what
+/// another one has been given.
+type Wanted = (Vec<u8>, u32, u64, bool);
 
 impl MappedFiles {
     pub(super) fn new(root: OwnedFd) -> Self {
@@ -58,7 +62,8 @@ impl MappedFiles {
 
     /// A descriptor of the daemon for a mapping of process `pid`.
     pub(super) fn get(&mut self, pid: Pid, wanted: &MappedFile) -> Result<RawFd, RestoreError> {
-        let key = (wanted.file.path.clone(), wanted.writable);
+        let FilePath { path, mode, size } = wanted.file.clone();
+        let key = (path, mode, size, wanted.writable);
         if let Some(open) = self.open.get(&key) {
             return Ok(open.as_raw_fd());
         }
