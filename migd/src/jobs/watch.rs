@@ -75,6 +75,7 @@ pub(crate) fn folder(daemon: &Daemon, job: &JobId) -> PathBuf {
 /// Watches the capsule of `job` from now on: after an exec, after an arrival
 /// has been made, and at start. More than one watch of a job is harmless.
 pub(crate) fn start(daemon: &Daemon, job: &JobId) {
+    let (runtime, job) = (daemon.runtime.clone(), job.clone());
     let (daemon, mine) = (daemon.clone(), job.clone());
     let work = move || {
         if let Err(error) = watch(&daemon, &mine) {
@@ -85,9 +86,13 @@ pub(crate) fn start(daemon: &Daemon, job: &JobId) {
     let thread = std::thread::Builder::new()
         .name(format!("job {job}"))
         .stack_size(STACK);
-    if let Err(error) = thread.spawn(work) {
-        warn!(%job, %error, "a capsule is not watched");
-    }
+    // By a thread of the daemon: one that a mover makes is of the mover's process, which
+    // could not end before the job.
+    runtime.spawn(async move {
+        if let Err(error) = thread.spawn(work) {
+            warn!(%job, %error, "a capsule is not watched");
+        }
+    });
 }
 
 fn watch(daemon: &Daemon, job: &JobId) -> anyhow::Result<()> {
