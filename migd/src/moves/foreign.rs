@@ -147,8 +147,11 @@ pub(super) fn owner(scope: Scope, caller: u32) -> Result<u32, Failure> {
             return Err(Failure::refused(said, vec![obstacle]));
         }
         let groups = status.gids.iter().all(|gid| *gid == status.gids[0]);
-        // Files of a process that may not be dumped belong to root.
-        let closed = fs::metadata(format!("/proc/{host}/maps")).is_ok_and(|m| m.uid() != owner);
+        // Files of a process that may not be dumped belong to root; so do those of one that
+        // is about to end, which has no memory any more.
+        let maps = format!("/proc/{host}/maps");
+        let closed = fs::metadata(&maps).is_ok_and(|maps| maps.uid() != owner)
+            && fs::read(&maps).is_ok_and(|maps| !maps.is_empty());
         if caller != 0 && (!groups || status.capabilities[1] != 0 || closed) {
             return Err(not_yours(
                 host,
