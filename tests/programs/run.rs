@@ -47,7 +47,7 @@ pub(crate) fn moved(lab: &Lab, program: Program) -> Result<Run> {
     argv.extend(program.argv(&folders.inside));
     let command = lab.node(HOME).command(&argv);
     let ended = AtomicBool::new(false);
-    let mover = Mover::new(lab, HOME, program.name);
+    let mover = Mover::new(lab, HOME, program.name).when_stopped();
     let (ran, moves) = std::thread::scope(|scope| {
         let moving = scope.spawn(|| {
             mover.wait_started();

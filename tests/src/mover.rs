@@ -20,6 +20,7 @@ pub struct Mover<'a> {
     lab: &'a Lab,
     home: String,
     name: String,
+    ahead: bool,
 }
 
 impl<'a> Mover<'a> {
@@ -30,7 +31,15 @@ impl<'a> Mover<'a> {
             lab,
             home: home.to_owned(),
             name: name.to_owned(),
+            ahead: true,
         }
+    }
+
+    /// For a large program that is to move often: nothing of it is sent ahead.
+    #[must_use]
+    pub fn when_stopped(mut self) -> Self {
+        self.ahead = false;
+        self
     }
 
     /// Waits until the job runs.
@@ -47,7 +56,11 @@ impl<'a> Mover<'a> {
     #[must_use]
     pub fn try_move(&self, node: &str) -> Output {
         let home = self.lab.node(&self.home);
-        let mode = if node == "n2" { "precopy" } else { "auto" };
+        let mode = if self.ahead && node == "n2" {
+            "precopy"
+        } else {
+            "auto"
+        };
         home.mig(&["move", "--json", "--mode", mode, &self.name, node])
     }
 
