@@ -46,6 +46,7 @@ fn capture_for_ever(init: HostPid) -> ! {
 fn tracer(init: HostPid) -> Child {
     Command::new(env::current_exe().unwrap())
         .args([
+            "--nocapture",
             "--exact",
             "a_confined_program_survives_the_death_of_its_tracer_at_any_moment",
         ])
@@ -82,9 +83,15 @@ fn a_confined_program_survives_the_death_of_its_tracer_at_any_moment() {
         until("it is traced", || is_traced(program));
         // Captures take some milliseconds each: spread over several of them.
         thread::sleep(Duration::from_micros(round * 7919 % 6000));
+        let survivors = process::children(HostPid::new(tracer.id().cast_signed())).unwrap();
         tracer.kill().unwrap();
         tracer.wait().unwrap();
-        until("nobody traces it", || !is_traced(program));
+        // Not only "nobody traces it": a survivor may be about to begin once more.
+        until("its survivor has ended", || {
+            let lives = |&pid| process::stat(pid).is_ok_and(|stat| !stat.is_dead());
+            !survivors.iter().any(lives)
+        });
+        assert!(!is_traced(program), "it is still traced in round {round}");
         let alive = process::stat(program).is_ok_and(|stat| !stat.is_dead());
         assert!(alive, "it has died in round {round}");
     }
