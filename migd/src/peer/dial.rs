@@ -109,9 +109,12 @@ pub(super) fn tune(tcp: &impl std::os::fd::AsFd, limit: Duration) -> io::Result<
     Ok(())
 }
 
+/// For a stream of the standard library. A peer may wait for something of its own for as
+/// long as `limit` before it answers, and has to clear up and to say so after that: its
+/// answer may take twice as long. A peer that is gone is found sooner, see [`tune`].
 pub(super) fn prepare_blocking(tcp: &std::net::TcpStream, limit: Duration) -> io::Result<()> {
     tune(tcp, limit)?;
     tcp.set_nonblocking(false)?;
-    tcp.set_read_timeout(Some(limit))?;
+    tcp.set_read_timeout(Some(limit * 2))?;
     tcp.set_write_timeout(Some(limit))
 }
