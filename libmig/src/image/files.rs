@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{InetSocket, SharedId, UnixSocket};
+use super::{InetSocket, Pid, SharedId, UnixSocket};
 
 /// Index into [`super::JobImage::files`].
 pub type FileId = u32;
@@ -99,6 +99,22 @@ pub enum FileObject {
     Inotify(Vec<InotifyWatch>),
     /// A TCP or UDP socket.
     Inet(Box<InetSocket>),
+    /// pidfd_open(2); O_EXCL among its flags is PIDFD_THREAD.
+    Pid(PidFile),
+}
+
+/// Whom a pidfd names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PidFile {
+    /// A process, zombies included, the capsule's init, or a thread.
+    Task(Pid),
+    /// Somebody who has been waited for.
+    Ended {
+        /// The first description that names the same one.
+        first: FileId,
+        /// The wait status that the kernel keeps (Linux 6.15).
+        status: Option<i32>,
+    },
 }
 
 /// A watch of inotify(7).

@@ -99,6 +99,8 @@ pub enum Kind {
     Ring,
     /// inotify_init(2), its watches judged further in [`super::inotify`].
     Inotify,
+    /// pidfd_open(2), whom it names judged further in [`super::pidfd`].
+    Pid,
     /// A socket, judged further in [`super::unix_socket`].
     Socket,
 }
@@ -269,6 +271,7 @@ impl Seen {
             b"[timerfd]" if self.info.timer.is_some() => Ok(Kind::Timer),
             b"[signalfd]" if self.info.signal_mask.is_some() => Ok(Kind::Signal),
             b"[eventpoll]" => Ok(Kind::Epoll),
+            b"[pidfd]" if self.info.pid.is_some() => Ok(Kind::Pid),
             b"inotify" | b"[inotify]" => Ok(Kind::Inotify),
             b"[io_uring]" => match self.info.ring.clone().unwrap_or_default().refusal() {
                 Some(refusal) => Err(refusal),

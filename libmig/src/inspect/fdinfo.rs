@@ -31,6 +31,8 @@ pub struct FdInfo {
     pub inotify: Vec<WatchLine>,
     /// io_uring, as a whole.
     pub ring: Option<RingInfo>,
+    /// pidfd: whom it names, in the reader's pid namespace.
+    pub pid: Option<i32>,
     /// Index of a pty, which only masters have.
     pub tty_index: Option<u32>,
 }
@@ -88,6 +90,7 @@ impl FdInfo {
             "eventfd-count" => self.event.get_or_insert_default().0 = hex(value)?,
             "eventfd-semaphore" => self.event.get_or_insert_default().1 = value != "0",
             "sigmask" => self.signal_mask = Some(hex(value)?),
+            "Pid" => self.pid = Some(value.parse().ok()?),
             "tty-index" => self.tty_index = Some(value.parse().ok()?),
             "inotify wd" => self.inotify.push(WatchLine::parse(line)?),
             "tfd" => self.epoll.push(epoll_line(line)?),

@@ -15,6 +15,7 @@ use super::{
     fd::{self, Kind, Seen},
     inet_socket::{self, Inets},
     inotify,
+    pidfd::{self, Target},
     proc_file::About,
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
@@ -155,6 +156,9 @@ impl<'a> Survey<'a> {
             }
             Ok(Kind::ControllingTty) => self.controlling_tty(process, seen),
             Ok(Kind::Socket) => self.socket(process, seen),
+            Ok(Kind::Pid) if pidfd::target(&seen.info, self.processes) == Target::Outside => {
+                self.refuse(process, &seen, &refusal::foreign_pidfd());
+            }
             Ok(Kind::Inotify) => self.watches(process, &seen),
             Ok(_) => {}
         }
@@ -515,9 +519,9 @@ mod tests {
         assert!(refusal_of(memory).contains("about this node"));
         let namespace = std::fs::File::open("/proc/self/ns/net").unwrap();
         assert!(refusal_of(namespace).contains("nsfs"));
-        let me = RustixPid::from_raw(HostPid::own().raw()).unwrap();
-        let pidfd = rustix::process::pidfd_open(me, PidfdFlags::empty()).unwrap();
-        assert!(refusal_of(pidfd).contains("process of this node"));
+        let first = RustixPid::from_raw(1).unwrap();
+        let pidfd = rustix::process::pidfd_open(first, PidfdFlags::empty()).unwrap();
+        assert!(refusal_of(pidfd).contains("not part of the job"));
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub mod maps;
 pub mod nest;
 pub mod own;
 pub mod pid_spaces;
+pub mod pidfd;
 pub mod preflight;
 pub mod probe;
 pub mod proc_file;

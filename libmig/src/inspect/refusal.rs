@@ -209,10 +209,6 @@ pub(crate) fn anonymous(name: &[u8]) -> Refusal {
             "its watches belong to this node's file systems",
             "let the program poll for changes instead, or close its watches",
         ),
-        "pidfd" => (
-            "it refers to a process of this node",
-            "move the job when the program waits for no child through a pidfd",
-        ),
         "userfaultfd" => (
             "the program serves page faults itself",
             "move it when it has closed its userfaultfd",
@@ -272,6 +268,15 @@ pub(crate) fn foreign_process(name: &str) -> Refusal {
             "wait until the program has closed it",
         )
     }
+}
+
+/// A pidfd of a process that does not move along.
+pub(crate) fn foreign_pidfd() -> Refusal {
+    Refusal::new(
+        "pidfd",
+        "it names a process that is not part of the job",
+        "start both programs under one `mig exec`, or let the program close it",
+    )
 }
 
 /// Something other than a regular file whose name is gone.

@@ -13,7 +13,7 @@ use super::{
     address_space::{self, Sources, VdsoPlace},
     clocks::{self, Offsets},
     error::{self, RestoreError},
-    files::Opened,
+    files::{Opened, pidfd},
     grow::{self, Husks, Seat},
     husk,
     layout::{self, Layout, MappedFile},
@@ -26,13 +26,15 @@ use super::{
     shm::Tree,
     sources::{MappedFiles, SharedObjects},
     task::Task,
+    thread::{clone3, wait_for},
     world::{World, segments},
 };
 use crate::{
     api::Obstacle,
-    image::{BulkTarget, JobImage, LiveProcess, Pid, Process, ProcessKind, SharedMemory},
-    inspect::maps,
+    image::{BulkTarget, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, SharedMemory},
+    inspect::{self, maps},
     sys::{
+        HostPid,
         cgroup::JobGroup,
         process_vm,
         remote::{Batch, Foothold, Injector, Site},
@@ -72,6 +74,10 @@ pub struct Building {
     pub(super) daemon: i32,
     /// Whether timer_create(2) can be told an ID.
     pub(super) exact_timers: bool,
+    /// The capsule's init.
+    pub(super) init: HostPid,
+    /// Descriptors are given when there are threads: they name some.
+    pub(super) late: bool,
 }
 
 /// What is known of an address space.
@@ -144,6 +150,8 @@ impl Prepared {
             files: MappedFiles::new(self.root),
             daemon: base.daemon,
             exact_timers: base.exact_timers,
+            init: self.init,
+            late: false,
         }
     }
 
@@ -292,7 +300,12 @@ impl Building {
         image: &JobImage,
         host: &mut dyn RestoreHost,
     ) -> Result<(), RestoreError> {
+        let mut hosts: BTreeMap<Pid, HostPid> = BTreeMap::from([(INIT, self.init)]);
+        hosts.extend(self.husks.iter().map(|(pid, husk)| (*pid, husk.host())));
         self.bury(&image.processes)?;
+        self.opened
+            .open_processes(image, |pid| hosts.get(&pid).copied())?;
+        self.outlive(image)?;
         let root = self.files.root().try_clone_to_owned();
         let root = root.map_err(error::host("keep the root of the job open"))?;
         let means = (self.injector, self.daemon);
@@ -407,24 +420,36 @@ impl Building {
             let mut batch = Batch::new();
             let name = batch.string(comm);
             batch.call(libc::SYS_prctl, &[libc::PR_SET_NAME.into(), name.into()]);
-            let signal = status & 0x7f;
-            if signal == 0 {
-                husk.exit(
-                    self.injector,
-                    batch,
-                    u64::from((status >> 8).cast_unsigned() & 0xff),
-                )?;
-            } else {
-                // A core limit of one byte means: no dump, not even to a pipe.
-                let limit = batch.data(&[1u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
-                batch.call(
-                    libc::SYS_setrlimit,
-                    &[libc::RLIMIT_CORE.into(), limit.into()],
-                );
-                husk.run(self.injector, &batch, "take the name of a zombie")?;
-                husk.die(signal)?;
-            }
+            husk.end(self.injector, batch, *status)?;
             self.remains.forget(husk.host());
+        }
+        Ok(())
+    }
+
+    /// Makes those who have been waited for, and are named by pidfds: children of the zygote,
+    /// which end at once.
+    fn outlive(&mut self, image: &JobImage) -> Result<(), RestoreError> {
+        const STEP: &str = "make somebody for a pidfd";
+        for ended in pidfd::ended(image) {
+            let mut batch = Batch::new();
+            clone3(&mut batch, 0, 0, &[]);
+            let results = self.zygote.run(self.injector, &batch, STEP)?;
+            let born = results.children().first().copied();
+            let born = born.ok_or_else(|| {
+                error::host(STEP)(std::io::Error::from(std::io::ErrorKind::NotFound))
+            })?;
+            self.remains.add(born);
+            let status = inspect::process::status(born).map_err(error::host(STEP))?;
+            let id = status.own_id().unwrap_or(born.raw());
+            let mut child = Task::born(id, born)?;
+            for file in ended.files {
+                self.opened.name(image, file, Some(born))?;
+            }
+            child.end(self.injector, Batch::new(), ended.status)?;
+            self.remains.forget(born);
+            let mut batch = Batch::new();
+            wait_for(&mut batch, id);
+            self.zygote.run(self.injector, &batch, STEP)?;
         }
         Ok(())
     }

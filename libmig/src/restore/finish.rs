@@ -44,6 +44,7 @@ impl Building {
     /// stays so when the daemon dies.
     pub fn finish(mut self, image: &JobImage) -> Result<Complete, RestoreError> {
         self.forget_absent()?;
+        self.late = files::pidfd::names_threads(image);
         self.shm.settle(image, &self.shared)?;
         self.shared.stop_writing()?;
         let mut tree: BTreeMap<Pid, Threads> = BTreeMap::new();
@@ -52,6 +53,7 @@ impl Building {
             let threads = self.furnish(pid, process)?;
             tree.insert(pid, threads);
         }
+        self.place_late(image, &mut tree)?;
         self.shared.seal(&image.shared)?;
         let mut locks = Locks::of_descriptions(&image.locks, &self.opened)?;
         let components = xstate::components();
@@ -193,15 +195,53 @@ impl Building {
             let flags = u64::from(libc::CLONE_NEWPID.cast_unsigned());
             batch.call(libc::SYS_unshare, &[flags.into()]);
         }
+        if nested || !self.late {
+            self.place(batch, pid, process);
+        }
+    }
+
+    /// Its descriptors; with the last of them it enters a user namespace of the job.
+    fn place(&self, batch: &mut Batch, pid: Pid, process: &LiveProcess) {
         let seat = files::Seat {
             pid,
             daemon: self.daemon,
             seen: &|id| self.numbers.seen_by(pid, id).unwrap_or(0),
         };
         let enter = |batch: &mut Batch, daemon| {
+            let membership = &process.namespaces;
             self.namespaces.join_user(batch, membership, daemon);
         };
         files::place(&seat, &process.descriptors, &self.opened, batch, enter);
+    }
+
+    /// Descriptors that name threads, and all beside them, when there are threads.
+    fn place_late(
+        &mut self,
+        image: &JobImage,
+        tree: &mut BTreeMap<Pid, Threads>,
+    ) -> Result<(), RestoreError> {
+        if !self.late {
+            return Ok(());
+        }
+        let threads = tree.values().flatten();
+        let hosts: BTreeMap<Pid, HostPid> = threads.map(|task| (task.id, task.host())).collect();
+        self.opened
+            .open_threads(image, |tid| hosts.get(&tid).copied())?;
+        for (pid, process) in live(&image.processes) {
+            if process.namespaces.user.is_some() {
+                if files::pidfd::has_thread(image, process) {
+                    return Err(late_in_user_namespace(pid).into());
+                }
+                continue;
+            }
+            let mut batch = Batch::new();
+            self.place(&mut batch, pid, process);
+            let threads = tree.get_mut(&pid);
+            let leader = threads.and_then(|threads| threads.first_mut());
+            let leader = leader.expect("every live process has been furnished");
+            leader.run(self.injector, &batch, "take its descriptors")?;
+        }
+        Ok(())
     }
 
     /// What a thread calls its process and itself.
@@ -386,6 +426,17 @@ fn stopped_children(image: &JobImage, pid: Pid, process: &LiveProcess) -> Vec<Pi
     let stopped =
         |child: &&Process| matches!(&child.kind, ProcessKind::Live(live) if live.stopped.is_some());
     children.filter(stopped).map(|child| child.pid).collect()
+}
+
+/// Its descriptors are given before there are threads: nobody could give them afterwards.
+fn late_in_user_namespace(pid: Pid) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: "pidfd".into(),
+        reason: "it names a thread, and its process is in a user namespace of the job".into(),
+        remedy: "let the program close it, or start it without a user namespace".into(),
+        transient: false,
+    }
 }
 
 fn check(pid: Pid, process: &LiveProcess) -> Result<(), Obstacle> {

@@ -68,6 +68,28 @@ impl Task {
         }
     }
 
+    /// Executes `before` and ends with this wait status.
+    pub(super) fn end(
+        &mut self,
+        injector: Injector,
+        mut before: Batch,
+        status: i32,
+    ) -> Result<(), RestoreError> {
+        let signal = status & 0x7f;
+        if signal == 0 {
+            let code = u64::from((status >> 8).cast_unsigned() & 0xff);
+            return self.exit(injector, before, code);
+        }
+        // A core limit of one byte means: no dump, not even to a pipe.
+        let limit = before.data(&[1u64.to_le_bytes(), 1u64.to_le_bytes()].concat());
+        before.call(
+            libc::SYS_setrlimit,
+            &[libc::RLIMIT_CORE.into(), limit.into()],
+        );
+        self.run(injector, &before, "get ready to end by a signal")?;
+        self.die(signal)
+    }
+
     /// Dies by a signal of its default action.
     pub(super) fn die(&mut self, signal: i32) -> Result<(), RestoreError> {
         let failed = || trace(self.id, "ended by a signal");

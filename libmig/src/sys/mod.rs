@@ -11,6 +11,7 @@ pub mod lock;
 pub mod namespace;
 pub mod pagemap;
 mod pid;
+pub mod pidfd;
 pub mod probe;
 pub mod process_vm;
 pub mod ptrace;

@@ -18,6 +18,7 @@ pub(super) fn all() -> Vec<Workload> {
         process::PROCESS,
         process::CONFINED,
         process::WATCHES,
+        process::PIDFDS,
         process::TREES,
         nested::NESTED,
         files::FILES,

@@ -12,16 +12,19 @@ use super::{
 use crate::{
     capture::ring::{self, RingError},
     image::{
-        FileId, FileObject, FilePath, InotifyWatch, OpenFile, Pipe, PipeId, SharedId, TimerFile,
-        UnlinkedFile,
+        FileId, FileObject, FilePath, InotifyWatch, OpenFile, PidFile, Pipe, PipeId, SharedId,
+        TimerFile, UnlinkedFile,
     },
     inspect::{
         fd::{Kind, Seen},
-        inotify, refusal,
+        inotify,
+        pidfd::{self, Target},
+        refusal,
     },
-    sys::{descriptor, tty},
+    sys::{self, descriptor, tty},
 };
 
+const PID_FS_MAGIC: i64 = 0x5049_4446;
 /// __O_TMPFILE, which says how the file was made and not how it is open.
 const O_TMPFILE: i32 = 0o20_000_000;
 
@@ -36,6 +39,8 @@ pub(super) struct Objects<'a> {
     pipe_ids: BTreeMap<(u64, u64), PipeId>,
     unlinked: UnlinkedContents,
     unlinked_ids: BTreeMap<(u64, u64), FileId>,
+    /// First pidfds of those who have been waited for.
+    ended: BTreeMap<(u64, u64), FileId>,
 }
 
 impl<'a> Objects<'a> {
@@ -55,6 +60,7 @@ impl<'a> Objects<'a> {
             pipe_ids: BTreeMap::new(),
             unlinked: UnlinkedContents::default(),
             unlinked_ids: BTreeMap::new(),
+            ended: BTreeMap::new(),
         }
     }
 
@@ -144,6 +150,7 @@ impl<'a> Objects<'a> {
                 Some(socket) => FileObject::Inet(Box::new(socket?)),
                 None => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
             },
+            Kind::Pid => FileObject::Pid(self.pid(file, found)?),
             Kind::Inotify => FileObject::Inotify(self.watches(found)?),
             Kind::Epoll => {
                 FileObject::Epoll(epoll::interest(self.processes, self.table, file, found)?)
@@ -157,6 +164,24 @@ impl<'a> Objects<'a> {
             RingError::Refused(refusal) => found.refused(&refusal),
             RingError::Host(source) => found.host("the ring")(source),
         })
+    }
+
+    fn pid(&mut self, file: FileId, found: &Found) -> Result<PidFile, FilesError> {
+        match pidfd::target(&found.seen.info, self.processes) {
+            Target::Process(pid) | Target::Thread(pid) => Ok(PidFile::Task(pid)),
+            Target::Outside => Err(found.refused(&refusal::foreign_pidfd())),
+            Target::Ended => {
+                let place = rustix::fs::fstatfs(&found.copy).map_err(found.host("a pidfd"))?;
+                let key = (found.seen.stat.st_dev, found.seen.stat.st_ino);
+                // Before Linux 6.9 all of them have one inode.
+                let first = match place.f_type == PID_FS_MAGIC {
+                    true => *self.ended.entry(key).or_insert(file),
+                    false => file,
+                };
+                let status = sys::pidfd::wait_status(&found.copy);
+                Ok(PidFile::Ended { first, status })
+            }
+        }
     }
 
     fn watches(&self, found: &Found) -> Result<Vec<InotifyWatch>, FilesError> {

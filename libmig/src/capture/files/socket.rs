@@ -18,6 +18,7 @@ use crate::{
     image::{FileId, UnixCredentials, UnixMessage, UnixPeer, UnixSocket},
     inspect::{
         fd::Kind,
+        pidfd::{self, Target},
         refusal,
         unix_socket::{self, Socket},
     },
@@ -295,15 +296,24 @@ impl<'a> Sockets<'a> {
         let stat = rustix::fs::fstat(descriptor)?;
         for (file, found) in (0..).zip(&self.table.files) {
             let inode = (found.seen.stat.st_dev, found.seen.stat.st_ino);
-            // A file of /proc is opened only when the processes are complete.
             if inode == (stat.st_dev, stat.st_ino)
-                && !matches!(found.kind, Kind::Proc(_))
+                && !self.comes_late(found)
                 && descriptor::same_description(&found.copy, descriptor)?
             {
                 return Ok(Some(file));
             }
         }
         Ok(None)
+    }
+
+    /// Whether it is opened only when the processes are complete.
+    fn comes_late(&self, found: &Found) -> bool {
+        let named = || pidfd::target(&found.seen.info, self.processes);
+        match found.kind {
+            Kind::Proc(_) => true,
+            Kind::Pid => matches!(named(), Target::Thread(_)),
+            _ => false,
+        }
     }
 }
 

@@ -9,6 +9,7 @@ mod fifo;
 mod inet;
 mod inotify;
 mod object;
+pub(super) mod pidfd;
 mod pipe;
 mod place;
 mod socket;

@@ -104,7 +104,7 @@ pub(super) fn by_name(
     }
 }
 
-/// What stands for every file of `/proc` until that can be opened.
+/// What stands for every file of `/proc`, and every pidfd, until that can be opened.
 fn proc_root() -> FilePath {
     FilePath {
         path: b"/proc".to_vec(),
@@ -162,8 +162,8 @@ impl<'a> Objects<'a> {
         let how = flags(description.flags);
         let opened = match &description.object {
             FileObject::Path(path) => self.path(path, how)?,
-            // Its process is not there yet: see `Opened::open_views`.
-            FileObject::Proc(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
+            // Its process is not there yet: see `Opened::open_views`, `Opened::open_processes`.
+            FileObject::Proc(_) | FileObject::Pid(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
             FileObject::Device { path, major, minor } => {
                 self.device(path, (*major, *minor), how)?
             }
@@ -194,7 +194,7 @@ impl<'a> Objects<'a> {
             // Connected when all are there.
             FileObject::Inet(state) => inet::alone(state)?,
         };
-        if !matches!(description.object, FileObject::Proc(_)) {
+        if !matches!(description.object, FileObject::Proc(_) | FileObject::Pid(_)) {
             finish(&opened, description)?;
         }
         Ok(opened)

@@ -168,6 +168,37 @@ pub(super) const PROCESS: &[Workload] = &[
     .single(),
 ];
 
+pub(super) const PIDFDS: &[Workload] = &[
+    of(
+        "pidfds",
+        "pidfds-live",
+        &["--mode", "live"],
+        "pidfds of the process, its children and its parent, in epoll, duplicated",
+        &["whom", "flags"],
+    ),
+    of(
+        "pidfds",
+        "pidfds-ended",
+        &["--mode", "ended"],
+        "pidfds of a zombie and of some who have been waited for",
+        &["nobody", "status", "zombie"],
+    ),
+    of(
+        "pidfds",
+        "pidfds-threads",
+        &["--mode", "threads"],
+        "pidfds of threads (PIDFD_THREAD), one of which has ended",
+        &["whom", "end"],
+    ),
+    of(
+        "pidfds",
+        "pidfds-flight",
+        &["--mode", "flight"],
+        "pidfds on their way through a socket",
+        &["whom"],
+    ),
+];
+
 pub(super) const WATCHES: &[Workload] = &[
     of(
         "watches",
