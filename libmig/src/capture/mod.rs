@@ -19,6 +19,7 @@ mod names;
 mod namespaces;
 mod pages;
 mod process;
+mod proof;
 mod query;
 mod relock;
 mod ring;

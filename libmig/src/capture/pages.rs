@@ -10,7 +10,7 @@ use super::{
     BulkSink, CaptureError, Captured, Frozen, Tracker, memory::unreadable, track::Followed,
 };
 use crate::{
-    image::{Backing, BulkTarget, Mapping, Pid, ProcessKind, SharedId, SharedMemory},
+    image::{Backing, BulkTarget, Mapping, MemoryImage, Pid, ProcessKind, SharedId, SharedMemory},
     sys::{
         HostPid,
         pagemap::{self, Region},
@@ -45,13 +45,7 @@ impl Frozen {
             if let ProcessKind::Live(live) = &process.kind {
                 let followed = tracker.as_mut().and_then(|tracker| tracker.of(frozen.host));
                 let source = Source::open(frozen.host)?;
-                source.send_private(
-                    process.pid,
-                    &live.memory.mappings,
-                    followed,
-                    sink,
-                    &mut buffer,
-                )?;
+                source.send_private(process.pid, &live.memory, followed, sink, &mut buffer)?;
             }
         }
         for (id, object) in captured.image.shared.iter().enumerate() {
@@ -97,32 +91,37 @@ impl Source {
     fn send_private(
         &self,
         pid: Pid,
-        mappings: &[Mapping],
-        mut followed: Option<&mut Followed>,
+        memory: &MemoryImage,
+        followed: Option<&mut Followed>,
         sink: &mut dyn BulkSink,
         buffer: &mut [u8],
     ) -> Result<(), CaptureError> {
         let failed = || CaptureError::proc(self.host, "pagemap");
+        let mut right = RangeSet::new();
+        let mut outdated = RangeSet::new();
+        if let Some(followed) = followed {
+            right = followed.still_right(memory).map_err(failed())?;
+            outdated = followed.sent().clone();
+        }
         let mut runs = Vec::new();
-        for mapping in mappings {
+        for mapping in &memory.mappings {
             let Some(of_file) = view(mapping) else {
                 continue;
             };
-            let mut right = Vec::new();
-            if let Some(followed) = &mut followed {
-                right = followed.still_right(mapping, of_file).map_err(failed())?;
-            }
-            let first = runs.len().saturating_sub(1);
-            for (start, end) in gaps(mapping, &right) {
-                self.own_pages(mapping, (start, end), of_file, &mut runs)
+            for gap in right.gaps(&(mapping.start..mapping.end)) {
+                self.own_pages(mapping, (gap.start, gap.end), of_file, &mut runs)
                     .map_err(failed())?;
             }
-            if let Some(followed) = &followed {
-                let sent = runs[first..].iter().map(|(start, end)| *start..*end);
-                let kept: RangeSet<u64> = right.into_iter().chain(sent).collect();
-                for outdated in followed.outdated(mapping, &kept) {
-                    sink.absent(pid, outdated).map_err(CaptureError::Bulk)?;
-                }
+        }
+        for kept in right
+            .into_iter()
+            .chain(runs.iter().map(|(start, end)| *start..*end))
+        {
+            outdated.remove(kept);
+        }
+        for mapping in &memory.mappings {
+            for range in clipped(&outdated, &(mapping.start..mapping.end)) {
+                sink.absent(pid, range).map_err(CaptureError::Bulk)?;
             }
         }
         for (start, end) in runs {
@@ -133,24 +132,25 @@ impl Source {
         Ok(())
     }
 
-    /// One piece, of at most the buffer's length.
-    pub(super) fn send(
+    /// One piece, of at most the buffer's length. Returns what has been sent.
+    pub(super) fn send<'a>(
         &self,
         pid: Pid,
         piece: Range<u64>,
         sink: &mut dyn BulkSink,
-        buffer: &mut [u8],
-    ) -> Result<(), CaptureError> {
+        buffer: &'a mut [u8],
+    ) -> Result<&'a [u8], CaptureError> {
         let run = &mut buffer[..usize::try_from(piece.end - piece.start).expect("at most 1 MiB")];
         self.read(piece.start, run)
             .map_err(CaptureError::proc(self.host, "memory"))?;
         let address = piece.start;
         sink.bulk(BulkTarget::Memory { pid, address }, run)
-            .map_err(CaptureError::Bulk)
+            .map_err(CaptureError::Bulk)?;
+        Ok(run)
     }
 
     /// process_vm_readv is twice as fast, but honours PROT_NONE.
-    fn read(&self, address: u64, run: &mut [u8]) -> io::Result<()> {
+    pub(super) fn read(&self, address: u64, run: &mut [u8]) -> io::Result<()> {
         match process_vm::read_exact(self.host, address, run) {
             Err(error) if unreadable(&error) => self.memory.read_exact_at(run, address),
             other => other,
@@ -193,12 +193,13 @@ pub(super) fn is_own(region: &Region, of_file: bool) -> bool {
     !empty && !from_file
 }
 
-/// What of a mapping is in none of `ranges`, which rise.
-fn gaps(mapping: &Mapping, ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
-    let ranges: Vec<(u64, u64)> = ranges.iter().map(|one| (one.start, one.end)).collect();
-    let mut gaps = Vec::new();
-    subtract(mapping.start, mapping.end, &ranges, &mut gaps);
-    gaps
+/// What of a set lies in a range.
+pub(super) fn clipped<'a>(
+    set: &'a RangeSet<u64>,
+    range: &'a Range<u64>,
+) -> impl Iterator<Item = Range<u64>> + 'a {
+    set.overlapping(range.clone())
+        .map(|found| found.start.max(range.start)..found.end.min(range.end))
 }
 
 /// Adds `start..end` without the guard regions, which show as swapped pages

@@ -2,8 +2,8 @@
 //!
 //! A page is protected first and copied then (userfaultfd WP_ASYNC, PAGEMAP_SCAN): a write that comes
 //! in between makes it count as written again. What cannot be followed (a mapping that came
-//! a moment ago, was moved by mremap(2), or has a userfaultfd of the program's own; a child that was
-//! forked; a program that was exec'd) is sent when the job stands still.
+//! a moment ago, was moved by mremap(2), or has a userfaultfd of the program's own; a view of a file;
+//! a child that was forked; a program that was exec'd) is sent when the job stands still.
 
 use std::{
     io,
@@ -19,9 +19,10 @@ use super::{
     freeze::FrozenProcess,
     memory::unreadable,
     pages::{self, Source},
+    proof::Proof,
 };
 use crate::{
-    image::{Backing, Draft, Mapping, Pid, ProcessKind},
+    image::{Draft, MemoryImage, Pid, ProcessKind},
     inspect::{
         maps::{self, Area},
         process::is_gone,
@@ -50,12 +51,13 @@ pub(super) struct Followed {
     pid: Pid,
     source: Source,
     writes: WriteTracker,
-    /// What there is room for at the destination, by rising address.
-    room: Vec<Mapping>,
+    /// The memory that the destination has made room for.
+    drafted: MemoryImage,
     /// What has been sent at any time.
     there: RangeSet<u64>,
     /// What was right when it was sent, and has been followed since.
     fresh: RangeSet<u64>,
+    proof: Proof,
 }
 
 impl Frozen {
@@ -76,14 +78,18 @@ impl Frozen {
                 continue;
             }
             let (pid, host) = (process.pid, process.host);
+            let Some(drafted) = memory(draft, pid) else {
+                continue;
+            };
             match begin(process)? {
                 Ok(writes) => tracker.processes.push(Followed {
                     pid,
                     source: Source::open(host)?,
                     writes,
-                    room: room(draft, pid),
+                    drafted: drafted.clone(),
                     there: RangeSet::new(),
                     fresh: RangeSet::new(),
+                    proof: Proof::default(),
                 }),
                 Err(error) => tracing::info!(pid, %error, "its writes cannot be followed"),
             }
@@ -92,24 +98,13 @@ impl Frozen {
     }
 }
 
-/// What a draft has of a process' own memory.
-fn room(draft: &Draft, pid: Pid) -> Vec<Mapping> {
-    let processes = &draft.image.processes;
-    let process = processes.iter().find(|process| process.pid == pid);
-    let mappings = process.into_iter().flat_map(|process| match &process.kind {
-        ProcessKind::Live(live) => live.memory.mappings.as_slice(),
-        ProcessKind::Zombie { .. } => &[],
-    });
-    mappings
-        .filter(|mapping| {
-            matches!(
-                mapping.backing,
-                Backing::Anonymous | Backing::FilePrivate(_)
-            )
-        })
-        .filter(|mapping| pages::view(mapping).is_some())
-        .cloned()
-        .collect()
+fn memory(draft: &Draft, pid: Pid) -> Option<&MemoryImage> {
+    let mut processes = draft.image.processes.iter();
+    let process = processes.find(|process| process.pid == pid)?;
+    match &process.kind {
+        ProcessKind::Live(live) => Some(&live.memory),
+        ProcessKind::Zombie { .. } => None,
+    }
 }
 
 /// Has a process make a userfaultfd, which it does not keep.
@@ -211,13 +206,24 @@ impl Followed {
         let mut sent = 0;
         for area in areas.iter().filter(|area| is_own(area)) {
             for run in self.written(area) {
-                let room: Vec<_> = places(&self.room, &run).map(|(_, place)| place).collect();
-                for run in room {
+                for run in self.room(&run) {
                     sent += self.send(run, sink, buffer)?;
                 }
             }
         }
         Ok(sent)
+    }
+
+    /// Where in a range the destination has a place for contents.
+    fn room(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let mappings = &self.drafted.mappings;
+        let first = mappings.partition_point(|mapping| mapping.end <= range.start);
+        let over = mappings[first..]
+            .iter()
+            .take_while(|mapping| mapping.start < range.end);
+        over.filter(|mapping| mapping.can_be_followed())
+            .map(|mapping| mapping.start.max(range.start)..mapping.end.min(range.end))
+            .collect()
     }
 
     /// What has been written to since the last round, and counts as not written to from now on.
@@ -236,7 +242,7 @@ impl Followed {
         let mut runs = Vec::new();
         for region in regions {
             self.fresh.remove(region.start..region.end);
-            if pages::is_own(&region, area.inode != 0) {
+            if pages::is_own(&region, false) {
                 runs.push(region.start..region.end);
             }
         }
@@ -263,8 +269,9 @@ impl Followed {
         let mut sent = 0;
         for piece in pages::pieces(run) {
             match self.source.send(self.pid, piece.clone(), sink, buffer) {
-                Ok(()) => {
+                Ok(bytes) => {
                     sent += piece.end - piece.start;
+                    self.proof.note(piece.start, bytes);
                     self.there.insert(piece.clone());
                     self.fresh.insert(piece);
                 }
@@ -276,14 +283,28 @@ impl Followed {
         Ok(sent)
     }
 
-    /// The process stands still: forgets what has been written to of a mapping since, and
-    /// returns what of it the destination need not be sent.
-    pub(super) fn still_right(
-        &mut self,
-        mapping: &Mapping,
-        of_file: bool,
-    ) -> io::Result<Vec<Range<u64>>> {
-        let range = mapping.start..mapping.end;
+    /// The process stands still, and has the memory `now`: what of it the destination need not be sent.
+    pub(super) fn still_right(&mut self, now: &MemoryImage) -> io::Result<RangeSet<u64>> {
+        let mut right = RangeSet::new();
+        // What is another mapping now is made anew at the destination, without contents.
+        for lasting in now.lasting(&self.drafted) {
+            let known: Vec<_> = pages::clipped(&self.fresh, &lasting).collect();
+            for piece in known {
+                match self.unwritten(&piece) {
+                    Ok(pieces) => right.extend(pieces),
+                    Err(error) if is_gone(&error) => return Err(error),
+                    // It is not followed any more.
+                    Err(_) => {}
+                }
+            }
+        }
+        self.fresh = right.clone();
+        self.proof.check(&self.source, &right)?;
+        Ok(right)
+    }
+
+    /// What of a range is there, and has not been written to.
+    fn unwritten(&self, range: &Range<u64>) -> io::Result<Vec<Range<u64>>> {
         // A page that has been taken away shows as written to only as long as there is a
         // page table for it: what is not there is to be seen by what is.
         let query = Query {
@@ -292,79 +313,22 @@ impl Followed {
             tracked: true,
             ..Query::default()
         };
-        let known: Vec<_> = clipped(&self.fresh, &range).collect();
-        for piece in known {
-            let found = pagemap::find(&self.source.pagemap, piece.start, piece.end, query);
-            self.fresh.remove(piece);
-            match found {
-                Ok(regions) => {
-                    let right = regions.iter().filter(|region| {
-                        let written = region.categories & pagemap::WRITTEN != 0;
-                        !written && pages::is_own(region, of_file)
-                    });
-                    right.for_each(|region| self.fresh.insert(region.start..region.end));
-                }
-                Err(error) if is_gone(&error) => return Err(error),
-                Err(_) => {}
-            }
-        }
-        // What is another mapping now is made anew at the destination, without contents.
-        let kept = places(&self.room, &range).filter(|(old, _)| goes_on(old, mapping));
-        Ok(kept
-            .flat_map(|(_, place)| clipped(&self.fresh, &place).collect::<Vec<_>>())
-            .collect())
+        let found = pagemap::find(&self.source.pagemap, range.start, range.end, query)?;
+        let unwritten = found.iter().filter(|region| {
+            let written = region.categories & pagemap::WRITTEN != 0;
+            !written && pages::is_own(region, false)
+        });
+        Ok(unwritten.map(|region| region.start..region.end).collect())
     }
 
-    /// What of a mapping the destination has and must not have: all of it but `kept`.
-    pub(super) fn outdated(&self, mapping: &Mapping, kept: &RangeSet<u64>) -> Vec<Range<u64>> {
-        let mut outdated: RangeSet<u64> =
-            clipped(&self.there, &(mapping.start..mapping.end)).collect();
-        for range in kept.overlapping(mapping.start..mapping.end) {
-            outdated.remove(range.clone());
-        }
-        outdated.into_iter().collect()
+    /// What the destination has been sent at any time.
+    pub(super) fn sent(&self) -> &RangeSet<u64> {
+        &self.there
     }
 }
 
-/// The mappings that lie in a range, and where in it they do.
-fn places<'a>(
-    mappings: &'a [Mapping],
-    range: &Range<u64>,
-) -> impl Iterator<Item = (&'a Mapping, Range<u64>)> + use<'a> {
-    let Range { start, end } = *range;
-    let first = mappings.partition_point(|mapping| mapping.end <= start);
-    mappings[first..]
-        .iter()
-        .take_while(move |mapping| mapping.start < end)
-        .map(move |mapping| (mapping, mapping.start.max(start)..mapping.end.min(end)))
-}
-
-/// Whether nothing but its ends and its protection can have changed.
-fn goes_on(old: &Mapping, new: &Mapping) -> bool {
-    let backing = match (&old.backing, &new.backing) {
-        (Backing::Anonymous, Backing::Anonymous) => true,
-        (Backing::FilePrivate(a), Backing::FilePrivate(b)) => {
-            let (then, now) = (
-                a.offset.wrapping_sub(old.start),
-                b.offset.wrapping_sub(new.start),
-            );
-            a.file == b.file && then == now
-        }
-        _ => false,
-    };
-    backing && old.flags == new.flags && old.name == new.name && old.policy == new.policy
-}
-
-fn clipped<'a>(
-    set: &'a RangeSet<u64>,
-    range: &'a Range<u64>,
-) -> impl Iterator<Item = Range<u64>> + 'a {
-    set.overlapping(range.clone())
-        .map(|found| found.start.max(range.start)..found.end.min(range.end))
-}
-
-/// Memory that belongs to the process alone, or may.
+/// Anonymous memory of the process alone, or what may be.
 fn is_own(area: &Area) -> bool {
     let of_kernel = [b"[vdso]".as_slice(), b"[vsyscall]"].contains(&area.name.as_slice());
-    !area.shared && !of_kernel && !area.name.starts_with(b"[vvar")
+    !area.shared && area.inode == 0 && !of_kernel && !area.name.starts_with(b"[vvar")
 }

@@ -192,13 +192,8 @@ impl Building {
         (laid, layout): (Laid, Layout),
         objects: &[SharedMemory],
     ) -> Result<(), RestoreError> {
-        let marks = |memory: &MemoryImage, address: u64| {
-            let at = memory.mappings.partition_point(|one| one.end <= address);
-            let found = memory.mappings.get(at)?;
-            Some((found.name.clone(), found.policy.clone()))
-        };
-        let alike = |then: u64, now: u64| marks(&laid.memory, then) == marks(&process.memory, now);
-        let revision = revise::revise(&laid.layout, &layout, &alike);
+        let lasting = process.memory.lasting(&laid.memory);
+        let revision = revise::revise(&laid.layout, &layout, &lasting);
         let mut batch = Batch::new();
         for (address, length) in revision.unmap {
             batch.call(libc::SYS_munmap, &[address.into(), length.into()]);

@@ -426,4 +426,4 @@ fn obstacle(pid: Pid, mapping: &Mapping, reason: &str) -> Obstacle {
 
 #[cfg(test)]
 #[path = "layout_tests.rs"]
-mod tests;
+pub(super) mod tests;

@@ -27,7 +27,7 @@ fn library(offset: u64) -> FileMapping {
     }
 }
 
-fn memory(mappings: Vec<Mapping>) -> MemoryImage {
+pub(in crate::restore) fn memory(mappings: Vec<Mapping>) -> MemoryImage {
     MemoryImage {
         exe_object: None,
         layout: Numbers::default(),

@@ -23,7 +23,10 @@ pub fn own(mut layout: Layout) -> Layout {
     layout.attaches.clear();
     let maps = &layout.maps;
     let within = |touch: &Touch| {
-        let Some((address, length, _)) = advice(touch) else {
+        let Touch::Advise {
+            address, length, ..
+        } = *touch
+        else {
             return false;
         };
         let mut at = maps.iter();
@@ -38,30 +41,28 @@ fn is_own(map: &Map) -> bool {
     kind == libc::MAP_PRIVATE && !matches!(map.source, Source::Shared(..))
 }
 
-/// What leads from `before`, which [`own`] has been made of, to `now`. `alike` says whether
-/// the mappings at two addresses, one then, one now, have the same name and policy.
-pub fn revise(before: &Layout, now: &Layout, alike: &dyn Fn(u64, u64) -> bool) -> Revision {
+/// What leads from `before`, which [`own`] has been made of, to `now`, where `lasting` goes on
+/// ([`crate::image::MemoryImage::lasting`]).
+#[must_use]
+pub fn revise(before: &Layout, now: &Layout, lasting: &[Range<u64>]) -> Revision {
     let mut unmap = Vec::new();
     let mut layout = now.clone();
     let mut kept = Vec::new();
     for old in &before.maps {
         let mut from = old.address;
-        for (new, range) in counterparts((before, old), now, alike) {
+        let end = old.address + old.length;
+        for range in clipped(lasting, from, end) {
             if range.start > from {
                 unmap.push((from, range.start - from));
             }
             from = range.end;
-            if old.protection != new.protection {
-                layout.before.push(Touch::Protect {
-                    address: range.start,
-                    length: range.end - range.start,
-                    protection: new.protection,
-                });
+            if let Some(protect) = protect(old, now, &range) {
+                layout.before.push(protect);
             }
             kept.push(range);
         }
-        if from < old.address + old.length {
-            unmap.push((from, old.address + old.length - from));
+        if from < end {
+            unmap.push((from, end - from));
         }
     }
     layout.maps = now
@@ -72,57 +73,26 @@ pub fn revise(before: &Layout, now: &Layout, alike: &dyn Fn(u64, u64) -> bool) -
     Revision { unmap, layout }
 }
 
-/// The mappings of now that go on from an old one, with the addresses where they do.
-fn counterparts<'a>(
-    (before, old): (&'a Layout, &'a Map),
-    now: &'a Layout,
-    alike: &'a dyn Fn(u64, u64) -> bool,
-) -> impl Iterator<Item = (&'a Map, Range<u64>)> {
-    // Mappings rise: most have their counterpart at once.
-    let first = now
-        .maps
-        .partition_point(|new| new.address + new.length <= old.address);
-    now.maps[first..]
+/// What of `ranges`, which rise, lies between two addresses.
+fn clipped(ranges: &[Range<u64>], start: u64, end: u64) -> impl Iterator<Item = Range<u64>> {
+    let first = ranges.partition_point(|range| range.end <= start);
+    let over = ranges[first..]
         .iter()
-        .take_while(|new| new.address < old.address + old.length)
-        .filter(move |new| is_same(before, old, now, new) && alike(old.address, new.address))
-        .map(|new| {
-            let start = old.address.max(new.address);
-            let end = (old.address + old.length).min(new.address + new.length);
-            (new, start..end)
-        })
+        .take_while(move |range| range.start < end);
+    over.map(move |range| range.start.max(start)..range.end.min(end))
 }
 
-/// Whether two mappings differ in nothing but their ends and their protection.
-fn is_same(before: &Layout, old: &Map, now: &Layout, new: &Map) -> bool {
-    let same_source = match (old.source, new.source) {
-        (Source::Anonymous, Source::Anonymous) => true,
-        (Source::File(a), Source::File(b)) => {
-            let origin = |map: &Map| map.offset.wrapping_sub(map.address);
-            before.files.get(a) == now.files.get(b) && origin(old) == origin(new)
-        }
-        _ => false,
-    };
-    same_source && old.flags == new.flags && advices(before, old) == advices(now, new)
-}
-
-/// What had to be said of a mapping before its contents came cannot be unsaid.
-fn advices(layout: &Layout, map: &Map) -> Vec<i32> {
-    let own = layout.before.iter().filter_map(advice);
-    own.filter(|(address, length, _)| (*address, *length) == (map.address, map.length))
-        .map(|(_, _, advice)| advice)
-        .collect()
-}
-
-fn advice(touch: &Touch) -> Option<(u64, u64, i32)> {
-    match *touch {
-        Touch::Advise {
-            address,
-            length,
-            advice,
-        } => Some((address, length, advice)),
-        _ => None,
-    }
+/// A range of one mapping, then and now, gets the protection of now.
+fn protect(old: &Map, now: &Layout, range: &Range<u64>) -> Option<Touch> {
+    let at = now
+        .maps
+        .partition_point(|new| new.address + new.length <= range.start);
+    let protection = now.maps.get(at)?.protection;
+    (protection != old.protection).then_some(Touch::Protect {
+        address: range.start,
+        length: range.end - range.start,
+        protection,
+    })
 }
 
 /// The pieces of a mapping that lie in none of `ranges`, which rise.
