@@ -3,6 +3,7 @@
  * --mode semaphores: a set with which a child and its parent take turns, and whose
  *   other values stay.
  * --mode threads: the same in a program with threads, which has used SEM_UNDO and given back what it took.
+ * --mode undo: a child has used SEM_UNDO both ways; when it ends, all is given back.
  * --mode queue: messages of several types that wait in a queue of a size of its own.
  */
 #include "workload.h"
@@ -70,6 +71,78 @@ static void semaphores(void)
 	MUST(semctl(id, 0, IPC_RMID));
 }
 
+static volatile sig_atomic_t forget;
+
+static void on_usr1(int signal)
+{
+	(void)signal;
+	forget = 1;
+}
+
+static void change(unsigned short number, short by, short flags)
+{
+	struct sembuf one = { number, by, flags };
+	MUST(semop(id, &one, 1));
+}
+
+/* Has taken, or given, by SEM_UNDO; at SIGUSR1 it gives back in such a way that nothing is left to be undone. */
+static void undoer(int ready)
+{
+	signal(SIGUSR1, on_usr1);
+	change(0, -3, SEM_UNDO);
+	change(1, 5, SEM_UNDO);
+	change(2, -32767, SEM_UNDO);
+	change(3, 32767, SEM_UNDO);
+	change(3, -1, 0);
+	change(3, 1, SEM_UNDO);
+	pthread_t thread;
+	CHECK(!pthread_create(&thread, NULL, rest, NULL), "pthread_create");
+	MUST(write(ready, "r", 1));
+	while (!forget)
+		wl_nap(WL_MS);
+	change(0, 3, SEM_UNDO);
+	change(0, -3, 0);
+	MUST(write(ready, "f", 1));
+	for (;;)
+		pause();
+}
+
+static void undo(void)
+{
+	const unsigned short before[] = { 10, 0, 32767, 1, 4 }, taken[] = { 7, 5, 0, 32767, 4 };
+	unsigned short values[5];
+	int ready[2];
+	char byte;
+	bool more = true;
+	id = MUST(semget(key, 5, IPC_CREAT | IPC_EXCL | 0600));
+	MUST(pipe(ready));
+	wl_ready();
+	while (more) {
+		MUST(semctl(id, 0, SETALL, before));
+		pid_t child = wl_fork();
+		if (!child) {
+			change(3, -1, 0);
+			undoer(ready[1]);
+		}
+		MUST(read(ready[0], &byte, 1));
+		for (int64_t start = wl_now(); more && wl_now() - start < 60 * WL_MS; wl_nap(WL_MS))
+			more = wl_tick();
+		if (wl_sabotage("forgotten")) {
+			MUST(kill(child, SIGUSR1));
+			MUST(read(ready[0], &byte, 1));
+		}
+		MUST(semctl(id, 0, GETALL, values));
+		CHECK(!memcmp(values, taken, sizeof taken), "values %d %d %d %d", values[0], values[1], values[2], values[3]);
+		MUST(kill(child, SIGKILL));
+		MUST(waitpid(child, NULL, 0));
+		MUST(semctl(id, 0, GETALL, values));
+		CHECK(values[0] == 10 && values[1] == 0 && values[2] == 32767 && values[4] == 4, "given back: %d %d %d %d",
+		      values[0], values[1], values[2], values[3]);
+		CHECK(values[3] == 0, "the lowest adjustment gives %d", values[3]);
+	}
+	MUST(semctl(id, 0, IPC_RMID));
+}
+
 struct message {
 	long type;
 	char text[100];
@@ -122,6 +195,8 @@ int main(int argc, char **argv)
 	key = 0x6d690000 + getpid();
 	if (wl_mode("semaphores") || wl_mode("threads"))
 		semaphores();
+	else if (wl_mode("undo"))
+		undo();
 	else
 		queue();
 	return wl_done();

@@ -1,13 +1,14 @@
 //! SEM_UNDO adjustments of System V semaphores. No kernel shows them, and every program with
 //! threads has a list of them, empty as a rule. But semop(2) refuses what would take an adjustment
-//! out of its range, and this before anything has changed: the process itself is let try.
+//! out of its range, and this before anything has changed: the process itself is let try, until
+//! it is known just how far that is.
 
 use std::{fs, io, thread};
 
 use super::{CaptureError, freeze::FrozenProcess};
 use crate::{
     api::Obstacle,
-    image::SemaphoreSet,
+    image::{Adjustment, Pid, SemaphoreSet},
     inspect::{maps, system_v},
     sys::{
         HostPid,
@@ -25,56 +26,76 @@ const IPC_NOWAIT: i16 = 0x800;
 /// Semaphores that are asked about at once.
 const AT_ONCE: usize = 64;
 
-/// Refuses processes that have adjustments. Those in IPC namespaces of their own are left out.
-pub(super) fn refuse(
+/// A semaphore: its set, its place there, its value.
+type Semaphore = (i32, u16, u16);
+
+/// The adjustments of all processes, but for those in IPC namespaces of their own.
+///
+/// # Errors
+/// Obstacles: lists that not all threads of a process have, or several processes.
+pub(super) fn read(
     keeper: HostPid,
     processes: &mut [FrozenProcess],
     sets: &[SemaphoreSet],
-) -> Result<(), CaptureError> {
+) -> Result<Vec<Adjustment>, CaptureError> {
     if sets.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let space = |host: HostPid| {
         fs::read_link(format!("/proc/{host}/ns/ipc")).map_err(CaptureError::proc(host, "ns/ipc"))
     };
     let home = space(keeper)?;
-    let mut obstacles = Vec::new();
+    let (mut found, mut obstacles) = (Vec::new(), Vec::new());
+    let mut owners: Vec<HostPid> = Vec::new();
     for process in processes {
-        let threads: Vec<HostPid> = process
-            .threads
-            .iter()
-            .map(|one| one.stopped.thread())
-            .collect();
+        let (pid, host) = (process.pid, process.host);
+        let threads = process.threads.iter();
+        let threads: Vec<HostPid> = threads.map(|one| one.stopped.thread()).collect();
         let Some(first) = process.threads.first_mut() else {
             continue;
         };
-        let failed = || CaptureError::proc(process.host, "its SEM_UNDO adjustments");
-        if space(process.host)? != home || !have_some(&threads).map_err(failed())? {
+        let failed = || CaptureError::proc(host, "its SEM_UNDO adjustments");
+        if space(host)? != home || !have_some(&threads).map_err(failed())? {
             continue;
         }
-        let (mut object, mut reason) = (None, "it has used SEM_UNDO on System V semaphores");
-        if same(&threads).map_err(failed())? {
-            let adjusted = adjusted(&mut first.stopped, sets)?;
-            object = adjusted.map(|id| format!("process {} and semaphore set {id}", process.pid));
-        } else {
-            object = object.or_else(|| Some(format!("process {}", process.pid)));
-            reason = "its threads do not share what SEM_UNDO adjusts";
+        if !same(&threads).map_err(failed())? {
+            let reason = "its threads do not share what SEM_UNDO adjusts";
+            obstacles.push(obstacle(pid, reason));
+            continue;
         }
-        obstacles.extend(object.map(|object| {
-            Obstacle {
-                pid: Some(process.pid),
-                object,
-                reason: reason.to_owned(),
-                remedy: "use semop without SEM_UNDO, or move when what it has taken is given back"
-                    .to_owned(),
-                transient: false,
-            }
+        let own = adjusted(&mut first.stopped, sets)?;
+        if own.is_empty() {
+            continue;
+        }
+        let shares = |other: &HostPid| sched::share(*other, host, Shared::Adjustments);
+        let shared = owners.iter().map(shares).collect::<io::Result<Vec<_>>>();
+        if shared.map_err(failed())?.contains(&true) {
+            let reason = "it shares what SEM_UNDO adjusts with another process";
+            obstacles.push(obstacle(pid, reason));
+        }
+        owners.push(host);
+        found.extend(own.into_iter().map(|((set, number, _), by)| Adjustment {
+            pid,
+            set,
+            number,
+            by,
         }));
     }
-    if obstacles.is_empty() {
-        return Ok(());
+    match obstacles.is_empty() {
+        true => Ok(found),
+        false => Err(CaptureError::Obstacles(obstacles)),
     }
-    Err(CaptureError::Obstacles(obstacles))
+}
+
+fn obstacle(pid: Pid, reason: &str) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("process {pid}"),
+        reason: reason.to_owned(),
+        remedy: "use semop without SEM_UNDO, or move when what it has taken is given back"
+            .to_owned(),
+        transient: false,
+    }
 }
 
 /// Whether any of these has a list.
@@ -103,57 +124,93 @@ fn same(threads: &[HostPid]) -> io::Result<bool> {
     Ok(true)
 }
 
-/// A set with an adjustment, or with one that cannot be told.
-fn adjusted(leader: &mut Stopped, sets: &[SemaphoreSet]) -> Result<Option<i32>, CaptureError> {
+/// All adjustments of a process that are not 0.
+fn adjusted(
+    leader: &mut Stopped,
+    sets: &[SemaphoreSet],
+) -> Result<Vec<(Semaphore, i16)>, CaptureError> {
     let pid = leader.thread();
     let site = maps::injection_site(pid).map_err(CaptureError::proc(pid, "maps"))?;
     let all = sets.iter().flat_map(|set| {
         let values = (0u16..).zip(&set.values);
         values.map(|(number, value)| (set.object.id, number, *value))
     });
-    let all: Vec<(i32, u16, u16)> = all.collect();
+    let all: Vec<Semaphore> = all.collect();
     let _shield = Shield::raise();
     let injector = Injector::install(leader, &site)?;
-    let mut found = Ok(None);
-    for some in all.chunks(AT_ONCE) {
-        found = ask(leader, injector, some);
-        if !matches!(found, Ok(None)) {
-            break;
-        }
-    }
+    let mut ask = |questions: &[(Semaphore, i32)]| ask(leader, injector, questions);
+    let found = all.chunks(AT_ONCE).map(|some| search(some, &mut ask));
+    let found = found.collect::<Result<Vec<_>, _>>();
     let removed = injector.remove(leader, site.foothold);
     let found = found?;
     removed?;
-    Ok(found)
+    Ok(found.concat())
 }
 
+/// Finds the adjustments that are not 0. `ask` tells for each semaphore whether it has at least
+/// so much.
+fn search<E>(
+    some: &[Semaphore],
+    ask: &mut impl FnMut(&[(Semaphore, i32)]) -> Result<Vec<bool>, E>,
+) -> Result<Vec<(Semaphore, i16)>, E> {
+    let both = some.iter().flat_map(|one| [(*one, 0), (*one, 1)]);
+    let answers = ask(&both.collect::<Vec<_>>())?;
+    let mut open: Vec<(Semaphore, i32, i32)> = Vec::new();
+    for (one, answer) in some.iter().zip(answers.chunks(2)) {
+        match answer {
+            [true, false] => {}
+            [true, true] => open.push((*one, 1, MOST + 1)),
+            _ => open.push((*one, -MOST - 1, 0)),
+        }
+    }
+    // At least the first, less than the second.
+    while open.iter().any(|(_, low, high)| high - low > 1) {
+        let middle = |low: i32, high: i32| low + (high - low) / 2;
+        let questions = open
+            .iter()
+            .map(|(one, low, high)| (*one, middle(*low, *high)));
+        let answers = ask(&questions.collect::<Vec<_>>())?;
+        for ((_, low, high), answer) in open.iter_mut().zip(answers) {
+            let middle = middle(*low, *high);
+            match answer {
+                true => *low = middle,
+                false => *high = middle,
+            }
+        }
+    }
+    let by = |low: i32| i16::try_from(low).unwrap_or(i16::MIN);
+    Ok(open
+        .into_iter()
+        .map(|(one, low, _)| (one, by(low)))
+        .collect())
+}
+
+/// For each question, whether the semaphore has at least this adjustment.
 fn ask(
     leader: &mut Stopped,
     injector: Injector,
-    some: &[(i32, u16, u16)],
-) -> Result<Option<i32>, CaptureError> {
+    questions: &[(Semaphore, i32)],
+) -> Result<Vec<bool>, CaptureError> {
     let mut batch = Batch::new();
-    let mut asked: Vec<(i32, Slot, Slot)> = Vec::new();
-    for (id, number, value) in some {
-        let mut question = |adjustment| {
-            let operations = at_least(*number, *value, adjustment);
-            let bytes: Vec<u8> = operations
-                .iter()
-                .flatten()
-                .flat_map(|half| half.to_ne_bytes())
-                .collect();
-            let data = batch.data(&bytes);
-            let count = operations.len() as u64;
-            batch.attempt(libc::SYS_semop, &[(*id).into(), data.into(), count.into()])
-        };
-        asked.push((*id, question(0), question(1)));
+    let mut slots: Vec<Slot> = Vec::new();
+    for ((id, number, value), adjustment) in questions {
+        let operations = at_least(*number, *value, *adjustment);
+        let halves = operations.iter().flatten();
+        let bytes: Vec<u8> = halves.flat_map(|half| half.to_ne_bytes()).collect();
+        let data = batch.data(&bytes);
+        let count = operations.len() as u64;
+        slots.push(batch.attempt(libc::SYS_semop, &[(*id).into(), data.into(), count.into()]));
     }
     let results = injector.run(leader, &batch)?;
-    let none = |(_, zero, one): &&(i32, Slot, Slot)| {
-        results.outcome(*zero) == Outcome::Failed(libc::EAGAIN)
-            && results.outcome(*one) == Outcome::Failed(libc::ERANGE)
+    let pid = leader.thread();
+    let answer = |slot: Slot| match results.outcome(slot) {
+        Outcome::Failed(libc::EAGAIN) => Ok(true),
+        Outcome::Failed(libc::ERANGE) => Ok(false),
+        other => Err(CaptureError::proc(pid, "its SEM_UNDO adjustments")(
+            io::Error::other(format!("semop: {other:?}")),
+        )),
     };
-    Ok(asked.iter().find(|one| !none(one)).map(|(id, ..)| *id))
+    slots.into_iter().map(answer).collect()
 }
 
 /// Operations (struct sembuf) that fail, and so change nothing: with EAGAIN where a semaphore
@@ -196,5 +253,24 @@ mod tests {
             let all: i32 = operations.iter().map(|one| i32::from(one[1])).sum();
             assert!(i32::from(value) + all < 0, "nothing succeeds");
         }
+    }
+
+    #[test]
+    fn every_adjustment_is_found() {
+        let truth = [0, 1, -1, 5, -77, 32767, -32768, 0, 12345];
+        let some: Vec<Semaphore> = (0..9).map(|number| (3, number, 0)).collect();
+        let mut rounds = 0;
+        let mut ask = |questions: &[(Semaphore, i32)]| {
+            rounds += 1;
+            let has = |((_, number, _), least): &(Semaphore, i32)| {
+                i32::from(truth[usize::from(*number)]) >= *least
+            };
+            Ok::<_, std::convert::Infallible>(questions.iter().map(has).collect())
+        };
+        let found = search(&some, &mut ask).unwrap();
+        assert!(rounds <= 17, "{rounds}");
+        let wanted = (0u16..).zip(truth).filter(|(_, by)| *by != 0);
+        let wanted: Vec<(Semaphore, i16)> = wanted.map(|(at, by)| ((3, at, 0), by)).collect();
+        assert_eq!(found, wanted);
     }
 }

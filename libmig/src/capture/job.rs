@@ -79,8 +79,9 @@ impl Frozen {
         let shm = shm::capture(self.keeper, own.as_ref(), &mut shared)?;
         let live = self.processes.iter().filter(|one| !one.threads.is_empty());
         let live: Vec<_> = live.map(|one| (one.pid, one.host)).collect();
-        let system_v = system_v::capture(self.keeper, &live, &[], &mut shared)?;
-        adjustments::refuse(self.keeper, &mut self.processes, &system_v.semaphores)?;
+        let mut system_v = system_v::capture(self.keeper, &live, &[], &mut shared)?;
+        let sets = &system_v.semaphores;
+        system_v.adjustments = adjustments::read(self.keeper, &mut self.processes, sets)?;
         let nested = namespaces::capture(self.keeper, &self.processes)?;
         let place = (root, own.as_ref().map(Shm::device));
         let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place, &nested)?;

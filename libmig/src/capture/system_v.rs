@@ -46,6 +46,7 @@ pub(super) fn capture(
                 .iter()
                 .map(queue)
                 .collect::<io::Result<_>>()?,
+            adjustments: Vec::new(),
         };
         Ok((image, segments, obstacles))
     };

@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
 
+use super::Pid;
+
 /// All of it that moves.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SystemV {
@@ -10,6 +12,21 @@ pub struct SystemV {
     pub semaphores: Vec<SemaphoreSet>,
     /// Message queues likewise.
     pub queues: Vec<MessageQueue>,
+    /// What semaphores get back when processes end.
+    pub adjustments: Vec<Adjustment>,
+}
+
+/// What a semaphore gets when a process ends (SEM_UNDO).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adjustment {
+    /// The process.
+    pub pid: Pid,
+    /// ID of the set.
+    pub set: i32,
+    /// Place in the set.
+    pub number: u16,
+    /// What is added.
+    pub by: i16,
 }
 
 /// struct ipc_perm, and the ID that goes along.

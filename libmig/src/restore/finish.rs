@@ -54,6 +54,7 @@ impl Building {
             tree.insert(pid, threads);
         }
         self.place_late(image, &mut tree)?;
+        self.adjust(image, &mut tree)?;
         self.shared.seal(&image.shared)?;
         let mut locks = Locks::of_descriptions(&image.locks, &self.opened)?;
         let components = xstate::components();

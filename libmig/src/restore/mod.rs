@@ -9,6 +9,7 @@
 //! [`vdso`], [`clocks`] and [`xstate`]. Bound to one OS thread, as ptrace is.
 
 mod address_space;
+mod adjustments;
 mod build;
 pub mod clocks;
 mod draft;

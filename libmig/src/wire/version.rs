@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 27. What SEM_UNDO gives back.
 //! 26. Descriptors of processes (pidfd_open).
 //! 25. Network addresses in the offer; listeners of Multipath TCP.
 //! 24. Limits of a job in its offer.
@@ -28,9 +29,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 26;
+pub const NEWEST: u16 = 27;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 26;
+pub const OLDEST: u16 = 27;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

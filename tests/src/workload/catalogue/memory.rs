@@ -265,6 +265,13 @@ pub(super) const MEMORY: &[Workload] = &[
     ),
     of(
         "sysv",
+        "sysv-semaphores-undo",
+        &["--mode", "undo"],
+        "what SEM_UNDO gives back when a process ends",
+        &["forgotten"],
+    ),
+    of(
+        "sysv",
         "sysv-queue",
         &["--mode", "queue"],
         "a System V message queue",
