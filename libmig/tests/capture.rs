@@ -207,6 +207,15 @@ fn processes_that_share_something_are_refused_for_good() {
 }
 
 #[test]
+fn whose_system_calls_are_handed_over_is_refused_and_unharmed() {
+    let victim = Victim::start_below_init("dispatched", &[]);
+    let error = freeze(victim.init()).expect_err("its calls are handed over");
+    let told = error.obstacles();
+    assert!(told[0].reason.contains("PR_SET_SYSCALL_USER_DISPATCH"));
+    victim.assert_unharmed();
+}
+
+#[test]
 fn a_terminal_opened_with_o_cloexec_has_duplicates_that_exec_keeps() {
     let mut victim = Victim::start_below_init("peers", &[]);
     let [closed, kept] = [(); 2].map(|()| victim.line().parse::<i32>().unwrap());

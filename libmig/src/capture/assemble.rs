@@ -112,6 +112,9 @@ fn settle_state(
         pending: pending | shared,
     })?;
     let tid = process::id_at(&status.ns_pid, level).unwrap_or(thread.raw());
+    if stopped.dispatches_calls()? {
+        return Err(obstacle(hindrance::dispatched(pid, tid)));
+    }
     let confinement = Confinement::lift(&mut stopped, &status, (pid, tid))?;
     let rseq = stopped.rseq()?;
     let registers = stopped.registers()?;

@@ -78,6 +78,19 @@ pub(super) fn not_64_bit(pid: Pid, tid: Pid) -> Obstacle {
     }
 }
 
+/// Calls that are made for us would go to its handler, too; and to switch that off while they are made
+/// would leave it off, should nobody be left to switch it on again.
+pub(super) fn dispatched(pid: Pid, tid: Pid) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("thread {tid}"),
+        reason: "its program handles its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)"
+            .to_owned(),
+        remedy: "start it without that, or keep the job where it is with --pin".to_owned(),
+        transient: false,
+    }
+}
+
 pub(super) fn sandboxed(pid: Pid, tid: Pid, reason: String, remedy: &str) -> Obstacle {
     Obstacle {
         pid: Some(pid),

@@ -261,6 +261,36 @@ pub(super) fn rseq(thread: HostPid) -> Result<RseqConfiguration, PtraceError> {
     Ok(configuration)
 }
 
+/// Whether system calls of the thread are handed to a signal handler of its program
+/// (PR_SET_SYSCALL_USER_DISPATCH). Before Linux 6.4 nobody can tell.
+pub(super) fn dispatches_calls(thread: HostPid) -> Result<bool, PtraceError> {
+    /// struct ptrace_sud_config.
+    #[repr(C)]
+    #[derive(Default)]
+    struct Configuration {
+        mode: u64,
+        selector: u64,
+        place: [u64; 2],
+    }
+    const PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
+    let mut configuration = Configuration::default();
+    let len = mem::size_of::<Configuration>();
+    // SAFETY: the kernel writes `len` bytes or nothing.
+    let asked = unsafe {
+        call(
+            "read the syscall user dispatch of",
+            PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG,
+            thread,
+            len,
+            (&raw mut configuration).cast(),
+        )
+    };
+    match asked {
+        Err(PtraceError::Refused { .. }) => Ok(false),
+        asked => asked.map(|_| configuration.mode != 0),
+    }
+}
+
 /// Resumes with PTRACE_CONT or PTRACE_SYSCALL; raw, since nix's `Signal` has
 /// no real-time signals.
 pub(super) fn resume(thread: HostPid, until_syscall: bool, signal: i32) -> Result<(), PtraceError> {

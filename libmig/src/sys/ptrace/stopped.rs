@@ -229,6 +229,14 @@ impl Stopped {
         request::rseq(self.thread)
     }
 
+    /// Whether its system calls go to a handler of its program (syscall user dispatch).
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn dispatches_calls(&self) -> Result<bool, PtraceError> {
+        request::dispatches_calls(self.thread)
+    }
+
     /// PTRACE_SETOPTIONS.
     ///
     /// # Errors
