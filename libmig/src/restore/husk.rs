@@ -20,8 +20,9 @@ use rustix::fs::MemfdFlags;
 use crate::sys::HostPid;
 
 /// The number under which the zygote holds a pidfd of the daemon. It cannot
-/// open one itself: the daemon is not in its pid namespace.
-pub const DAEMON_PIDFD: i32 = 1000;
+/// open one itself: the daemon is not in its pid namespace. The kernel's smallest table has
+/// it: a larger one would stay as large, and be seen (FDSize in /proc/PID/status).
+pub const DAEMON_PIDFD: i32 = 60;
 
 /// Address at which the program is loaded.
 const BASE: u64 = 0x20_0000;

@@ -1,6 +1,6 @@
 //! Calls for a husk's batch that give it its descriptors.
 
-use std::os::fd::AsRawFd;
+use std::{collections::BTreeSet, os::fd::AsRawFd};
 
 use super::{ControllingTerminal, Interest, Opened, SignalDriven};
 use crate::{
@@ -26,8 +26,11 @@ pub struct Seat<'a> {
     pub seen: &'a dyn Fn(Pid) -> Pid,
 }
 
-/// Gives a process its descriptor table. The husk has no other
-/// descriptor below the highest of the process, its limit allows three more,
+/// Numbers that are in use for a moment at the same time, beside those of the process.
+const ROOM: i32 = 5;
+
+/// Gives a process its descriptor table. The husk has no other descriptor, its limit
+/// allows [`ROOM`] more,
 /// and every process of the tree exists: owners of SIGIO are named here. `last` adds
 /// calls that need the pidfd as well, when all else is done.
 pub fn place(
@@ -42,14 +45,13 @@ pub fn place(
     let mut interests: Vec<&Interest> = interests.collect();
     // Those that fire are alone in their epoll when they are reported.
     interests.sort_by_key(|interest| !interest.fired);
-    let highest = table
+    let used = table
         .iter()
         .map(|descriptor| descriptor.number)
         .chain(interests.iter().map(|interest| interest.entry.number))
         .chain([daemon_pidfd])
-        .max()
-        .unwrap_or(daemon_pidfd);
-    let mut placer = Placer::start(opened, batch, i64::from(highest) + 1, seat);
+        .collect();
+    let mut placer = Placer::start(opened, batch, room(&used).into(), seat);
     placer.table(table);
     for signal in opened.signals.iter().filter(|one| one.pid == pid) {
         placer.signal(table, signal);
@@ -86,6 +88,19 @@ pub fn take_terminal(
     }
 }
 
+/// The first of [`ROOM`] numbers in a row that are not used: as low as possible, for the
+/// table stays as large as it has once been.
+fn room(used: &BTreeSet<i32>) -> i32 {
+    let mut first = 0;
+    for number in used {
+        if number - first >= ROOM {
+            break;
+        }
+        first = number + 1;
+    }
+    first
+}
+
 fn value(number: i64) -> Arg {
     Arg::Value(number.cast_unsigned())
 }
@@ -93,7 +108,7 @@ fn value(number: i64) -> Arg {
 struct Placer<'a> {
     opened: &'a Opened,
     batch: &'a mut Batch,
-    /// First number that the process does not use.
+    /// First of the numbers that the process does not use, see [`room`].
     free: i64,
     seen: &'a dyn Fn(Pid) -> Pid,
     pidfd: Slot,
@@ -119,7 +134,7 @@ impl<'a> Placer<'a> {
         }
     }
 
-    /// Fetches a description to a number above all that the process uses.
+    /// Fetches a description to a number that the process does not use.
     fn fetch(&mut self, local: i32) -> Slot {
         let args = [Arg::Result(self.pidfd), Arg::from(local), value(0)];
         // The lowest free number, which may be one that a descriptor will have.
@@ -273,5 +288,18 @@ impl<'a> Placer<'a> {
         let pidfd = Arg::Result(self.pidfd);
         last(self.batch, pidfd);
         self.close(pidfd);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_as_low_as_it_can_be() {
+        assert_eq!(room(&BTreeSet::from([60])), 0);
+        assert_eq!(room(&BTreeSet::from([0, 1, 2, 60, 255])), 3);
+        assert_eq!(room(&BTreeSet::from([0, 1, 5, 7, 12, 60])), 13);
+        assert_eq!(room(&BTreeSet::from_iter(0..63)), 63);
     }
 }
