@@ -7,6 +7,7 @@
  * --mode directory: readdir half-way, and a directory as such
  * --mode devices: null zero full random urandom (tty is in ptys.c)
  * --mode proc: files of /proc: whose they are, and a text read half-way
+ * --mode lines: a text of /proc read line by line, as shells do
  * --mode owner: SIGIO with F_SETSIG and an owner
  */
 #include "workload.h"
@@ -317,6 +318,43 @@ static void views(void)
 	}
 }
 
+/* As a shell's `read` does from what it cannot go back in. From SigQ on there are numbers that
+ * change while the process stays. */
+static bool next_key(int fd, char *key, size_t size)
+{
+	size_t len = 0;
+	char byte = 0;
+	while (read(fd, &byte, 1) == 1 && byte != '\n')
+		if (len + 1 < size)
+			key[len++] = byte;
+	CHECK(byte == '\n', "half a line: %.*s", (int)len, key);
+	key[len] = 0;
+	key[strcspn(key, ":")] = 0;
+	return strcmp(key, "SigQ");
+}
+
+static void lines(void)
+{
+	enum { LINES = 64 };
+	static char keys[LINES][32];
+	char key[32];
+	int status = MUST(open("/proc/self/status", O_RDONLY)), known = 0;
+	/* FDSize has three digits more here than where the table has never been as large. */
+	MUST(close(MUST(fcntl(status, F_DUPFD, 900))));
+	while (next_key(status, keys[known], sizeof keys[known]))
+		CHECK(++known < LINES, "too many lines");
+	wl_ready();
+	for (int line = 0; wl_tick(); line = line < known ? line + 1 : 0) {
+		if (!line)
+			MUST(lseek(status, 0, SEEK_SET));
+		if (line && wl_sabotage("line"))
+			lseek(status, 1, SEEK_CUR);
+		next_key(status, key, sizeof key);
+		CHECK(!strcmp(key, keys[line]), "line %d is about %s, not about %s", line, key, keys[line]);
+		wl_nap(WL_MS);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	wl_init(argc, argv);
@@ -334,6 +372,8 @@ int main(int argc, char **argv)
 		owner();
 	else if (wl_mode("proc"))
 		views();
+	else if (wl_mode("lines"))
+		lines();
 	else
 		wl_fail("unknown mode");
 	return wl_done();

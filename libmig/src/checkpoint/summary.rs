@@ -184,7 +184,7 @@ fn processes(image: &JobImage) -> Vec<ProcessSummary> {
 
 fn kind(object: &FileObject) -> &'static str {
     match object {
-        FileObject::Path(_) | FileObject::Proc(_) => "file",
+        FileObject::Path(_) | FileObject::Proc { .. } => "file",
         FileObject::Unlinked(_) => "unlinked file",
         FileObject::Device { .. } => "device",
         FileObject::Pipe(_) => "pipe",

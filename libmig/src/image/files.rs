@@ -53,7 +53,12 @@ pub enum FileObject {
     /// A file, directory or FIFO with a name that the destination sees too.
     Path(FilePath),
     /// A text or a directory of the capsule's /proc, open for reading.
-    Proc(FilePath),
+    Proc {
+        /// Its name.
+        file: FilePath,
+        /// Where its reader is, if it is a text of which something has been read.
+        place: Option<TextPlace>,
+    },
     /// A regular file without a name (unlinked or O_TMPFILE); contents travel.
     Unlinked(UnlinkedFile),
     /// A character device that is the same everywhere: null zero full random urandom tty.
@@ -149,6 +154,15 @@ pub struct FilePath {
     pub mode: u32,
     /// st_size in bytes; 0 for anything but regular files.
     pub size: u64,
+}
+
+/// A place in a text that differs a little between nodes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TextPlace {
+    /// Lines before it.
+    pub line: u64,
+    /// Bytes before it in its line.
+    pub column: u64,
 }
 
 /// A regular file whose name is gone.

@@ -36,6 +36,7 @@ pub mod stdio;
 pub mod strangers;
 pub mod system_v;
 pub mod text;
+pub mod text_place;
 pub mod timers;
 pub mod unix_socket;
 pub mod uring;

@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 28. Places in texts of /proc.
 //! 27. What SEM_UNDO gives back.
 //! 26. Descriptors of processes (pidfd_open).
 //! 25. Network addresses in the offer; listeners of Multipath TCP.
@@ -29,9 +30,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 27;
+pub const NEWEST: u16 = 28;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 27;
+pub const OLDEST: u16 = 28;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

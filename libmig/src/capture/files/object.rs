@@ -1,6 +1,6 @@
 //! What each open file description is open on.
 
-use std::{collections::BTreeMap, os::fd::AsRawFd, path::Path};
+use std::{collections::BTreeMap, fs::File, os::fd::AsRawFd, path::Path};
 
 use super::{
     CapsuleStdio, FileSource, FileTables, FilesError, Hold, SharedRegistry, UnlinkedContents,
@@ -13,13 +13,13 @@ use crate::{
     capture::ring::{self, RingError},
     image::{
         FileId, FileObject, FilePath, InotifyWatch, OpenFile, PidFile, Pipe, PipeId, SharedId,
-        TimerFile, UnlinkedFile,
+        TextPlace, TimerFile, UnlinkedFile,
     },
     inspect::{
         fd::{Kind, Seen},
         inotify,
         pidfd::{self, Target},
-        refusal,
+        refusal, text_place,
     },
     sys::{self, descriptor, tty},
 };
@@ -111,7 +111,10 @@ impl<'a> Objects<'a> {
         }
         Ok(match found.kind {
             Kind::Named => FileObject::Path(path(&found.seen)),
-            Kind::Proc(_) => FileObject::Proc(path(&found.seen)),
+            Kind::Proc(_) => FileObject::Proc {
+                file: path(&found.seen),
+                place: text_place(found),
+            },
             Kind::Unlinked => self.unlinked(file, found)?,
             Kind::Memfd => {
                 let interned = self.shared.intern(&found.copy, &found.seen.link);
@@ -256,6 +259,18 @@ impl<'a> Objects<'a> {
         })?;
         Ok(again.info.timer.unwrap_or(timer))
     }
+}
+
+/// Read anew by a description of our own: the job's must not notice. A text that cannot be
+/// read any more (its process has ended) has bytes only.
+fn text_place(found: &Found) -> Option<TextPlace> {
+    let position = u64::try_from(found.seen.info.position).ok()?;
+    let regular = found.seen.stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    if position == 0 || !regular || found.seen.opaque() {
+        return None;
+    }
+    let text = File::open(format!("/proc/self/fd/{}", found.copy.as_raw_fd())).ok()?;
+    text_place::find(&text_place::read(text).ok()?, position)
 }
 
 /// F_GETFL, without what only says how the file was made.

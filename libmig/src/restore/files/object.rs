@@ -163,7 +163,7 @@ impl<'a> Objects<'a> {
         let opened = match &description.object {
             FileObject::Path(path) => self.path(path, how)?,
             // Its process is not there yet: see `Opened::open_views`, `Opened::open_processes`.
-            FileObject::Proc(_) | FileObject::Pid(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
+            FileObject::Proc { .. } | FileObject::Pid(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
             FileObject::Device { path, major, minor } => {
                 self.device(path, (*major, *minor), how)?
             }
@@ -194,7 +194,10 @@ impl<'a> Objects<'a> {
             // Connected when all are there.
             FileObject::Inet(state) => inet::alone(state)?,
         };
-        if !matches!(description.object, FileObject::Proc(_) | FileObject::Pid(_)) {
+        if !matches!(
+            description.object,
+            FileObject::Proc { .. } | FileObject::Pid(_)
+        ) {
             finish(&opened, description)?;
         }
         Ok(opened)

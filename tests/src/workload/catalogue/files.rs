@@ -87,6 +87,14 @@ pub(super) const FILES: &[Workload] = &[
     .single(),
     of(
         "files",
+        "files-lines",
+        &["--mode", "lines"],
+        "a text of /proc read line by line",
+        &["line"],
+    )
+    .single(),
+    of(
+        "files",
         "files-owner",
         &["--mode", "owner"],
         "SIGIO with its owner and signal",
