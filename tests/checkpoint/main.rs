@@ -2,6 +2,7 @@
 //! from it: it must not notice, and the files must be whole.
 
 mod golden;
+mod incremental;
 mod restore;
 
 use std::path::PathBuf;

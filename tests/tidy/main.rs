@@ -57,9 +57,14 @@ const CLI_EXCEPTIONS: &[(&str, &str, &str)] = &[
         "reads a file, also where no daemon runs",
     ),
     (
-        "mig-cli/src/commands/restore.rs",
+        "mig-cli/src/commands/chain.rs",
         "checkpoint",
-        "reads a header, to know what to ask for",
+        "reads headers, to know what to ask for",
+    ),
+    (
+        "mig-cli/src/commands/checkpoint.rs",
+        "checkpoint",
+        "knows how long a chain may be",
     ),
     (
         "mig-cli/src/commands/doctor.rs",

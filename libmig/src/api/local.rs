@@ -23,7 +23,7 @@ pub const REQUEST_MAX: u32 = 32 << 20;
 pub const REPLY_MAX: u32 = 64 << 20;
 
 /// Most descriptors that travel with one request.
-pub const FDS_MAX: usize = 8;
+pub const FDS_MAX: usize = 72;
 
 /// Where the daemon listens by default.
 pub const SOCKET: &str = "/run/mig/migd.sock";

@@ -53,14 +53,19 @@ pub struct CheckpointReport {
     pub node: NodeName,
     /// The checkpoint's own name.
     pub uuid: String,
-    /// Wall-clock microseconds from the first thread stopped to the last one running.
+    /// Wall-clock microseconds from the first thread stopped to the last one running, of the
+    /// longest stop.
     pub pause_us: u64,
     /// Wall-clock microseconds until all was written.
     pub total_us: u64,
     /// Bytes of the job's contents.
     pub memory_bytes: u64,
+    /// Those of them that are in the files on which this one builds.
+    pub reused_bytes: u64,
     /// Bytes in the file.
     pub bytes_written: u64,
+    /// The checkpoints on which it builds, oldest first.
+    pub bases: Vec<String>,
 }
 
 /// What `mig restore` prints, and with `--json` exactly in these names.

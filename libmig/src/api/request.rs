@@ -30,16 +30,18 @@ pub enum Request {
     Nodes {},
     /// Move a job.
     Move(MoveRequest),
-    /// Write a copy of a running job into a file, whose descriptor comes along.
+    /// Write a copy of a running job into a file, whose descriptor comes along, and behind it
+    /// those of the checkpoints that it is to build on, oldest first.
     Checkpoint {
         /// The job.
         target: Target,
-        /// It does not run on. A second descriptor comes along, of a stream socket: the daemon
+        /// It does not run on. A last descriptor comes along, of a stream socket: the daemon
         /// writes the report there when the file is on its disk ([`super::local::send`]), and ends
         /// the job when one byte comes back; without that byte it runs on.
         end: bool,
     },
-    /// Make a job of what is in a file; descriptors come along: the file, and then 0, 1 and 2.
+    /// Make a job of what is in a file; descriptors come along: the file, then 0, 1 and 2, and
+    /// then the files that it builds on, oldest first.
     Restore(RestoreRequest),
     /// Send a signal to every process of the jobs' main process groups.
     Kill {

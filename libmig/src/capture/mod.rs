@@ -39,6 +39,7 @@ mod track;
 pub use error::CaptureError;
 pub use freeze::{Frozen, freeze};
 pub use job::{Captured, LiveSource, Tables};
+pub use pages::own_memory;
 pub use shared::{SharedError, SharedRegistry};
 pub use succeed::succeed;
 pub use track::Tracker;

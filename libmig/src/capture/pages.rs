@@ -10,7 +10,10 @@ use super::{
     BulkSink, CaptureError, Captured, Frozen, Tracker, memory::unreadable, track::Followed,
 };
 use crate::{
-    image::{Backing, BulkTarget, Mapping, MemoryImage, Pid, ProcessKind, SharedId, SharedMemory},
+    image::{
+        Backing, BulkTarget, Mapping, MemoryImage, Pid, Process, ProcessKind, SharedId,
+        SharedMemory,
+    },
     sys::{
         HostPid,
         pagemap::{self, Region},
@@ -173,6 +176,24 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// Where in a process its memory is whose contents are sent; nothing else has a place in what
+/// was sent of it before it was captured.
+#[must_use]
+pub fn own_memory(process: &Process) -> RangeSet<u64> {
+    let mut own = RangeSet::new();
+    let ProcessKind::Live(live) = &process.kind else {
+        return own;
+    };
+    for mapping in &live.memory.mappings {
+        if view(mapping).is_some() {
+            let mut runs = Vec::new();
+            subtract(mapping.start, mapping.end, &mapping.guards, &mut runs);
+            own.extend(runs.into_iter().map(|(start, end)| start..end));
+        }
+    }
+    own
 }
 
 /// Whether a mapping has pages that belong to its process alone, and whether it is a view of a file:

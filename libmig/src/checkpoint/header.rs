@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The header of a checkpoint.
+/// The header of a checkpoint. What is added needs `#[serde(default)]`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The checkpoint's own name, different from all others.
@@ -34,4 +34,22 @@ pub struct Header {
     pub captured_unix: u64,
     /// Resident bytes of the job then.
     pub memory_bytes: u64,
+    /// The files that it builds on, oldest first; none when it stands by itself.
+    #[serde(default)]
+    pub bases: Vec<Base>,
+}
+
+/// A checkpoint that another one builds on: this very file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Base {
+    /// Its own name.
+    pub uuid: String,
+    /// The hash that ends it, which is of all that is in it.
+    #[serde(with = "serde_bytes")]
+    pub digest: [u8; 32],
+}
+
+impl Base {
+    /// Most files that one builds on: all of them are open when it is read.
+    pub const MOST: usize = 64;
 }

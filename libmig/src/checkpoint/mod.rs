@@ -5,7 +5,7 @@
 //!   magic      8 bytes
 //!   version    u32, little-endian, of this layout
 //!   length     u32 of the header
-//!   header     postcard: what can be said without reading on
+//!   header     CBOR: what can be said without reading on
 //!   hash       32 bytes, BLAKE3 of all before
 //!   blocks     u32 stored length, u32 raw length, the zstd frame
 //!   index      postcard: both lengths and the hash of each block
@@ -20,21 +20,32 @@
 //! the hashes of all blocks. Knows bytes and no processes. What is damaged is
 //! named with its place, and nothing is parsed before its hash is right; that
 //! says that a file is as it was written. By whom, the seal says.
+//!
+//! A file may build on others of the same job ([`Header::bases`]): where its stream has
+//! [`crate::transfer::Message::Recall`], bytes of theirs are read. It names each by the hash
+//! that ends it, and lists all that it needs, so that no file but the ones that were
+//! meant is ever read.
 
 mod header;
+mod known;
 mod reader;
 mod summary;
 mod writer;
 
-pub use header::Header;
-pub use reader::{DamageError, Reader, Seal};
-pub use summary::{MemorySummary, ProcessSummary, Summary, summarize};
+pub use header::{Base, Header};
+pub use known::{Known, Page};
+pub use reader::{ChainError, DamageError, Reader, Seal};
+pub use summary::{LinkSummary, MemorySummary, ProcessSummary, Summary, summarize};
 pub use writer::Writer;
 
 use serde::{Deserialize, Serialize};
 
 /// Version of the layout; that of the stream inside is [`Header::protocol`].
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
+
+/// Oldest version of the stream inside that is read: from it on, a field is only added with
+/// `#[serde(default)]`, a variant only added, and nothing gets another name or meaning.
+pub const OLDEST_STREAM: u16 = crate::wire::version::NEWEST;
 
 const MAGIC: [u8; 8] = *b"\x89mig\r\n\x1a\n";
 const END: [u8; 8] = *b"\nend mig";
@@ -78,6 +89,7 @@ mod tests {
     use std::io::{Cursor, Read, Write};
 
     use super::*;
+    use crate::transfer::{Link, Place};
 
     fn header() -> Header {
         Header {
@@ -95,6 +107,7 @@ mod tests {
             piped: true,
             captured_unix: 1_790_000_000,
             memory_bytes: 3 << 20,
+            bases: Vec::new(),
         }
     }
 
@@ -135,11 +148,49 @@ mod tests {
     }
 
     #[test]
+    fn bytes_of_a_base_are_read_where_they_are() {
+        let base = file();
+        let opened = Reader::open(Cursor::new(&base[..])).unwrap();
+        let on = Header {
+            bases: vec![opened.as_base()],
+            uuid: "another".into(),
+            ..header()
+        };
+        let mut head = Vec::new();
+        let writer = Writer::new(&mut head, &on).unwrap();
+        writer.finish(|_| Ok(Vec::new())).unwrap();
+        let head = || Reader::open(Cursor::new(&head[..])).unwrap();
+        let mut chain = head().on(vec![opened]).unwrap();
+        for (at, length) in [(0, 10), (BLOCK - 5, 10), (5, 2 * BLOCK), (2 * BLOCK, 7)] {
+            let mut bytes = vec![0; length];
+            let place = Place {
+                file: 0,
+                at: at as u64,
+            };
+            chain.recall(place, &mut bytes).unwrap();
+            assert!(bytes == contents()[at..at + length], "{length} at {at}");
+        }
+        let mut bytes = [0; 8];
+        for (file, at) in [(1, 0), (0, 2 * BLOCK as u64), (0, u64::MAX), (9, 1)] {
+            assert!(chain.recall(Place { file, at }, &mut bytes).is_err());
+        }
+        let missing = head().on(Vec::new()).unwrap_err();
+        assert!(missing.to_string().contains("is missing"), "{missing}");
+        // Of the same name, but another one.
+        let mut other = Vec::new();
+        let writer = Writer::new(&mut other, &header()).unwrap();
+        writer.finish(|_| Ok(Vec::new())).unwrap();
+        let other = Reader::open(Cursor::new(&other[..])).unwrap();
+        let wrong = head().on(vec![other]).unwrap_err();
+        assert!(wrong.to_string().contains("is not the file"), "{wrong}");
+    }
+
+    #[test]
     fn a_reader_can_begin_again() {
         let bytes = file();
         let mut reader = Reader::open(Cursor::new(&bytes)).unwrap();
         reader.read_exact(&mut vec![0; BLOCK + 7]).unwrap();
-        reader.rewind().unwrap();
+        reader.rewind();
         let mut found = Vec::new();
         reader.read_to_end(&mut found).unwrap();
         assert!(found == contents());

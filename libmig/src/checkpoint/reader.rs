@@ -8,10 +8,13 @@ use std::{
 use thiserror::Error;
 
 use super::{
-    BLOCK, Block, END, HEADER_MOST, Header, INDEX_MOST, MAGIC, SEAL_MOST, TAIL, VERSION, lengths,
-    whole,
+    BLOCK, Base, Block, END, HEADER_MOST, Header, INDEX_MOST, MAGIC, OLDEST_STREAM, SEAL_MOST,
+    TAIL, VERSION, lengths, whole,
 };
-use crate::{transfer::Link, wire};
+use crate::{
+    transfer::{Link, Place},
+    wire,
+};
 
 /// What is wrong with a file, and where.
 #[derive(Debug, Error)]
@@ -23,7 +26,7 @@ pub enum DamageError {
     #[error("it has version {0} of the layout, and this release reads {VERSION}")]
     Version(u32),
     /// A stream of another release.
-    #[error("its stream has version {0}, and this release reads {oldest} to {newest}", oldest = wire::version::OLDEST, newest = wire::version::NEWEST)]
+    #[error("its stream has version {0}, and this release reads {OLDEST_STREAM} to {newest}", newest = wire::version::NEWEST)]
     Protocol(u16),
     /// Something that is not what was written.
     #[error("{what}, at byte {at}, is damaged")]
@@ -33,6 +36,9 @@ pub enum DamageError {
         /// Where it begins.
         at: u64,
     },
+    /// A file that it builds on.
+    #[error("checkpoint {0}, on which it builds: {1}")]
+    InBase(String, Box<DamageError>),
     /// The end is missing.
     #[error("it is not complete: the end is missing, at byte {0}")]
     Incomplete(u64),
@@ -59,6 +65,20 @@ impl DamageError {
     }
 }
 
+/// Why files are no chain.
+#[derive(Debug, Error)]
+pub enum ChainError {
+    /// There are fewer or other files than it builds on.
+    #[error("checkpoint {0}, on which it builds, is missing")]
+    Missing(String),
+    /// A file of that name, but another one.
+    #[error("the file of checkpoint {0} is not the file on which it builds")]
+    Other(String),
+    /// More than it builds on.
+    #[error("it does not build on checkpoint {0}")]
+    Foreign(String),
+}
+
 /// What says who wrote a file: whoever wrote it knows what the bytes mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seal {
@@ -81,15 +101,20 @@ pub struct Reader<R> {
     file: R,
     header: Header,
     seal: Seal,
+    digest: [u8; 32],
     index: Vec<Block>,
-    /// Where the first block begins.
-    first: u64,
+    /// Where each block begins: in the file, and in the stream.
+    starts: Vec<(u64, u64)>,
     /// Blocks that have been read.
     next: usize,
-    /// Where the next one begins.
-    at: u64,
     raw: Vec<u8>,
     taken: usize,
+    /// Its length in bytes.
+    length: u64,
+    /// What it builds on, oldest first.
+    bases: Vec<Self>,
+    /// Which of them was read from last, since that was asked.
+    recalled: Option<usize>,
 }
 
 impl<R: Read + Seek> Reader<R> {
@@ -102,18 +127,76 @@ impl<R: Read + Seek> Reader<R> {
         file.seek(SeekFrom::Start(0))?;
         let (header, hash, at) = read_header(&mut file)?;
         let (index, seal) = read_index(&mut file, &hash, at, length)?;
-        file.seek(SeekFrom::Start(at))?;
+        let mut place = (at, 0);
+        let starts = index.iter().map(|block| {
+            let start = place;
+            place.0 += 8 + u64::from(block.stored);
+            place.1 += u64::from(block.raw);
+            start
+        });
+        let starts = starts.collect();
+        let digest = whole(&blake3::Hash::from_bytes(seal.contents), &seal.bytes);
         Ok(Self {
             file,
             header,
             seal,
+            digest: *digest.as_bytes(),
             index,
-            first: at,
+            starts,
             next: 0,
-            at,
             raw: Vec::new(),
             taken: 0,
+            length,
+            bases: Vec::new(),
+            recalled: None,
         })
+    }
+
+    /// With the files that it builds on, oldest first.
+    ///
+    /// # Errors
+    /// When they are not the very files that were meant.
+    pub fn on(mut self, bases: Vec<Self>) -> Result<Self, ChainError> {
+        for (at, wanted) in self.header.bases.iter().enumerate() {
+            let uuid = || wanted.uuid.clone();
+            let found = bases.get(at).ok_or_else(|| ChainError::Missing(uuid()))?;
+            if found.header.uuid != wanted.uuid {
+                return Err(ChainError::Missing(uuid()));
+            }
+            if found.digest != wanted.digest {
+                return Err(ChainError::Other(uuid()));
+            }
+        }
+        if let Some(beyond) = bases.get(self.header.bases.len()) {
+            return Err(ChainError::Foreign(beyond.header.uuid.clone()));
+        }
+        self.bases = bases;
+        Ok(self)
+    }
+
+    /// What it builds on, oldest first.
+    pub fn bases(&self) -> &[Self] {
+        &self.bases
+    }
+
+    /// Each by itself, the oldest first and this one last.
+    pub(super) fn apart(mut self) -> Vec<Self> {
+        let mut all = std::mem::take(&mut self.bases);
+        all.push(self);
+        all
+    }
+
+    /// What another file says of this one when it builds on it.
+    pub fn as_base(&self) -> Base {
+        Base {
+            uuid: self.header.uuid.clone(),
+            digest: self.digest,
+        }
+    }
+
+    /// Its length in bytes.
+    pub const fn length(&self) -> u64 {
+        self.length
     }
 
     /// What the file says of itself.
@@ -126,21 +209,33 @@ impl<R: Read + Seek> Reader<R> {
         &self.seal
     }
 
+    /// Which of the bases has been read from since this was last asked.
+    pub(super) fn last_recall(&mut self) -> Option<usize> {
+        self.recalled.take()
+    }
+
     /// Begins with the stream again.
-    ///
-    /// # Errors
-    /// What the file says.
-    pub fn rewind(&mut self) -> io::Result<()> {
-        self.file.seek(SeekFrom::Start(self.first))?;
-        self.at = self.first;
+    pub fn rewind(&mut self) {
         self.next = 0;
         self.taken = 0;
         self.raw.clear();
-        Ok(())
     }
 
-    fn block(&mut self, block: Block) -> Result<(), DamageError> {
-        let name = || format!("block {} of {}", self.next + 1, self.index.len());
+    /// Where in the stream the next byte is that will be read.
+    pub(super) fn position(&self) -> u64 {
+        let ends = |at: usize| self.starts[at].1 + u64::from(self.index[at].raw);
+        let loaded = self.next.checked_sub(1).map_or(0, ends);
+        loaded - (self.raw.len() - self.taken) as u64
+    }
+
+    /// Takes block `at`.
+    fn load(&mut self, at: usize) -> Result<(), DamageError> {
+        let (block, start) = (self.index[at], self.starts[at].0);
+        let bad = || {
+            let name = format!("block {} of {}", at + 1, self.index.len());
+            damaged(name, start)
+        };
+        self.file.seek(SeekFrom::Start(start))?;
         let mut head = [0; 8];
         self.file.read_exact(&mut head)?;
         let mut packed = vec![0; block.stored as usize];
@@ -148,17 +243,40 @@ impl<R: Read + Seek> Reader<R> {
         let same = head == lengths(block.stored, block.raw)
             && *blake3::hash(&packed).as_bytes() == block.hash;
         if !same {
-            return Err(damaged(name(), self.at));
+            return Err(bad());
         }
-        let raw = zstd::bulk::decompress(&packed, block.raw as usize)
-            .map_err(|_| damaged(name(), self.at))?;
+        let raw = zstd::bulk::decompress(&packed, block.raw as usize).map_err(|_| bad())?;
         if raw.len() != block.raw as usize {
-            return Err(damaged(name(), self.at));
+            return Err(bad());
         }
-        self.at += 8 + u64::from(block.stored);
-        self.next += 1;
         self.raw = raw;
         self.taken = 0;
+        self.next = at + 1;
+        Ok(())
+    }
+
+    /// Bytes of the stream from `at` on; what is read next is what follows them.
+    fn read_at(&mut self, mut at: u64, mut into: &mut [u8]) -> Result<(), DamageError> {
+        while !into.is_empty() {
+            let block = self.starts.partition_point(|(_, start)| *start <= at);
+            let block = block
+                .checked_sub(1)
+                .ok_or(DamageError::Incomplete(self.length))?;
+            if self.next != block + 1 {
+                self.load(block)?;
+            }
+            let from = usize::try_from(at - self.starts[block].1).unwrap_or(usize::MAX);
+            let there = self.raw.get(from..).unwrap_or_default();
+            let taken = there.len().min(into.len());
+            if taken == 0 {
+                return Err(DamageError::Incomplete(self.length));
+            }
+            let (now, rest) = into.split_at_mut(taken);
+            now.copy_from_slice(&there[..taken]);
+            self.taken = from + taken;
+            at += taken as u64;
+            into = rest;
+        }
         Ok(())
     }
 }
@@ -187,8 +305,8 @@ fn read_header(file: &mut impl Read) -> Result<(Header, blake3::Hash, u64), Dama
     if hash != blake3::Hash::from_bytes(stored) {
         return Err(broken());
     }
-    let header: Header = postcard::from_bytes(&bytes[16..]).map_err(|_| broken())?;
-    let spoken = wire::version::OLDEST..=wire::version::NEWEST;
+    let header: Header = wire::decode_named(&bytes[16..]).map_err(|_| broken())?;
+    let spoken = OLDEST_STREAM..=wire::version::NEWEST;
     if !spoken.contains(&header.protocol) {
         return Err(DamageError::Protocol(header.protocol));
     }
@@ -251,10 +369,10 @@ fn read_index(
 impl<R: Read + Seek> Read for Reader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.taken == self.raw.len() {
-            let Some(block) = self.index.get(self.next).copied() else {
+            if self.next == self.index.len() {
                 return Ok(0);
-            };
-            self.block(block).map_err(io::Error::other)?;
+            }
+            self.load(self.next).map_err(io::Error::other)?;
         }
         let taken = buffer.len().min(self.raw.len() - self.taken);
         buffer[..taken].copy_from_slice(&self.raw[self.taken..self.taken + taken]);
@@ -277,5 +395,15 @@ impl<R: Read + Seek> io::Write for Reader<R> {
 impl<R: Read + Seek> Link for Reader<R> {
     fn has_news(&mut self) -> bool {
         false
+    }
+
+    fn recall(&mut self, place: Place, into: &mut [u8]) -> io::Result<()> {
+        self.recalled = usize::try_from(place.file).ok();
+        let base = self.recalled.and_then(|file| self.bases.get_mut(file));
+        let base = base.ok_or_else(|| io::Error::other("bytes of a file that is not there"))?;
+        base.read_at(place.at, into).map_err(|error| {
+            let uuid = base.header.uuid.clone();
+            io::Error::other(DamageError::InBase(uuid, Box::new(error)))
+        })
     }
 }

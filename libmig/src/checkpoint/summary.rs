@@ -48,6 +48,21 @@ pub struct Summary {
     pub locks: Vec<String>,
     /// Bytes of contents.
     pub memory: MemorySummary,
+    /// The files that are read for it, oldest first; the last is the one that was named.
+    pub chain: Vec<LinkSummary>,
+}
+
+/// One file of a chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LinkSummary {
+    /// Its own name.
+    pub uuid: String,
+    /// When it was taken, in seconds since 1970.
+    pub captured_unix: u64,
+    /// Its length.
+    pub file_bytes: u64,
+    /// Bytes of this checkpoint's contents that lie in it.
+    pub contents_bytes: u64,
 }
 
 /// One process.
@@ -76,12 +91,19 @@ pub struct MemorySummary {
     pub file_bytes: u64,
 }
 
-/// Reads the whole checkpoint.
+/// Reads the whole checkpoint, and what it needs of the files that it builds on.
 ///
 /// # Errors
 /// What is damaged, with its place, or out of order.
 pub fn summarize<R: Read + Seek>(reader: Reader<R>) -> Result<Summary, TransferError> {
     let header = reader.header().clone();
+    let link = |reader: &Reader<R>| LinkSummary {
+        uuid: reader.header().uuid.clone(),
+        captured_unix: reader.header().captured_unix,
+        file_bytes: reader.length(),
+        contents_bytes: 0,
+    };
+    let mut chain: Vec<_> = reader.bases().iter().chain([&reader]).map(link).collect();
     let mut stream = Connection::new(reader);
     let proposal = stream.proposal()?;
     stream.expect("the capsule's state", |message| match message {
@@ -101,7 +123,10 @@ pub fn summarize<R: Read + Seek>(reader: Reader<R>) -> Result<Summary, TransferE
                     BulkTarget::Shared { .. } => &mut memory.shared_bytes,
                     BulkTarget::File { .. } => &mut memory.file_bytes,
                 };
-                *kind += stream.bulk_bytes().len() as u64;
+                let bytes = stream.bulk_bytes().len() as u64;
+                *kind += bytes;
+                let from = stream.link().last_recall().unwrap_or(chain.len() - 1);
+                chain[from].contents_bytes += bytes;
             }
             Incoming::Message(Message::End { bulk_bytes }) => {
                 let got = stream.bulk();
@@ -114,7 +139,7 @@ pub fn summarize<R: Read + Seek>(reader: Reader<R>) -> Result<Summary, TransferE
                     &proposal.offer,
                     &proposal.files,
                     &image,
-                    memory,
+                    (memory, chain),
                 ));
             }
             other => return Err(other.instead_of("bulk or its end")),
@@ -127,7 +152,7 @@ fn tell(
     offer: &Offer,
     files: &[NeededFile],
     image: &JobImage,
-    memory: MemorySummary,
+    (memory, chain): (MemorySummary, Vec<LinkSummary>),
 ) -> Summary {
     let mut open = BTreeMap::new();
     for file in &image.files {
@@ -155,6 +180,7 @@ fn tell(
         open,
         locks: image.locks.iter().map(ToString::to_string).collect(),
         memory,
+        chain,
     }
 }
 

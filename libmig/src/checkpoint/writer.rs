@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use super::{BLOCK, Block, END, Header, MAGIC, TAIL, VERSION, lengths, whole};
-use crate::transfer::Link;
+use crate::{transfer::Link, wire};
 
 /// zstd's fastest: a disk is waited for, not a CPU.
 const LEVEL: i32 = 1;
@@ -24,7 +24,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// What `out` says.
     pub fn new(mut out: W, header: &Header) -> io::Result<Self> {
-        let header = postcard::to_stdvec(header).map_err(io::Error::other)?;
+        let header = wire::named(header).map_err(io::Error::other)?;
         let mut bytes = MAGIC.to_vec();
         bytes.extend(VERSION.to_le_bytes());
         bytes.extend(short(header.len())?.to_le_bytes());
@@ -109,6 +109,10 @@ impl<W: Write> io::Read for Writer<W> {
 impl<W: Write> Link for Writer<W> {
     fn has_news(&mut self) -> bool {
         false
+    }
+
+    fn is_kept(&self) -> bool {
+        true
     }
 }
 

@@ -107,3 +107,16 @@ pub enum BulkTarget {
         offset: u64,
     },
 }
+
+impl BulkTarget {
+    /// So many bytes further.
+    #[must_use]
+    pub fn after(mut self, bytes: u64) -> Self {
+        match &mut self {
+            Self::Memory { address: at, .. }
+            | Self::Shared { offset: at, .. }
+            | Self::File { offset: at, .. } => *at = at.saturating_add(bytes),
+        }
+        self
+    }
+}

@@ -1,24 +1,22 @@
-//! A copy of a job for the disk: the job pauses only for as long as its memory
-//! is copied to memory; what comes after that happens while it runs. A job that is to end
-//! stays frozen until its file is kept.
+//! A copy of a job for the disk. Its memory is copied to memory while the job runs, round by
+//! round as in a move; it pauses for what it has written to since the last round, for what
+//! several processes share, and for all that cannot be followed. What comes after that
+//! happens while it runs. A job that is to end stays frozen until its file is kept.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
-use super::{SourceJob, failpoint, job::MoveError, source::Proposed};
+use super::{
+    SourceJob, failpoint, job::MoveError, kept::Kept, precopy::Convergence, source::Proposed,
+};
 use crate::{
     api::Phase,
-    capture::BulkSink,
-    checkpoint::{Header, Writer},
+    capture::{BulkSink, own_memory},
+    checkpoint::{Header, Known, Page, Writer},
     image::{BulkTarget, JobImage},
-    transfer::{Connection, Message, Proposal, TransferError},
+    transfer::{Connection, Link, Message, Proposal, TransferError},
     wire::FrameError,
 };
-
-/// Runs of this size and above go into memory that is there before the freeze.
-const PIECE: usize = 1 << 20;
-/// Below this a run is not worth a whole piece.
-const SMALL: usize = 64 << 10;
 
 /// A job that runs, and a copy of what it was; or one that is frozen, and to end.
 pub struct Copied<'a, J> {
@@ -34,12 +32,14 @@ pub struct Copied<'a, J> {
 /// A checkpoint that is complete, though perhaps not on its disk yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
-    /// First thread stopped to last thread running.
+    /// The longest of its stops: first thread stopped to last thread running.
     pub pause: Duration,
     /// From the first look to here.
     pub total: Duration,
     /// Bytes of contents.
     pub contents: u64,
+    /// Those of them that are in earlier files.
+    pub spared: u64,
     /// Bytes in the file.
     pub written: u64,
 }
@@ -51,20 +51,29 @@ impl<'a, J: SourceJob> Proposed<'a, J> {
     /// What cannot be captured.
     pub fn copy(self) -> Result<Copied<'a, J>, MoveError> {
         let began = Instant::now();
-        // Memory that the kernel has to find and clear would be a part of the pause.
-        let mut kept = Kept::with_room(self.proposal.offer.memory_bytes);
+        let mut kept = Kept::default();
         let job = self.job;
+        let (sent, first_stop) = ahead(job, &mut kept);
+        kept.make_room(self.proposal.offer.memory_bytes.saturating_sub(sent));
         let stopped = Instant::now();
         let captured = stop(job).and_then(|state| {
+            if job.outgrew_draft() {
+                kept.clear();
+            }
             job.send_bulk(&mut kept)
                 .map_err(MoveError::here("copying the memory"))?;
             Ok(state)
         });
         job.thaw();
-        let pause = stopped.elapsed();
+        let pause = stopped.elapsed().max(first_stop);
+        job.forget_draft();
         job.entered(Phase::Final);
+        let state = captured?;
+        let image = job.image().map_err(MoveError::here("reading the image"))?;
+        let places = image.processes.iter();
+        kept.keep_only(&places.map(|one| (one.pid, own_memory(one))).collect());
         Ok(Copied {
-            state: captured?,
+            state,
             job,
             proposal: self.proposal,
             kept: Some(kept),
@@ -96,6 +105,43 @@ impl<'a, J: SourceJob> Proposed<'a, J> {
     }
 }
 
+/// Copies memory while the job runs, where it can be followed. Returns the bytes, and how long
+/// the job stood still for that. What goes wrong is no reason against a copy after the freeze.
+fn ahead<J: SourceJob>(job: &mut J, kept: &mut Kept) -> (u64, Duration) {
+    let began = Instant::now();
+    let draft = failpoint::hit("checkpoint.draft").and_then(|()| job.draft());
+    let stopped = began.elapsed();
+    match draft {
+        Ok(Some(_)) => {}
+        Ok(None) => return (0, Duration::ZERO),
+        Err(error) => {
+            tracing::debug!(error = %error.error, "memory is not copied ahead");
+            return (0, stopped);
+        }
+    }
+    job.entered(Phase::Precopy);
+    let mut convergence = Convergence::default();
+    let mut sent = 0_u64;
+    loop {
+        let began = Instant::now();
+        let round = failpoint::hit("checkpoint.round").and_then(|()| job.round(kept));
+        match round {
+            Ok(bytes) => {
+                sent += bytes;
+                if !convergence.goes_on(bytes, began.elapsed()) {
+                    return (sent, stopped);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = %error.error, "memory is no longer copied ahead");
+                job.forget_draft();
+                kept.clear();
+                return (0, stopped);
+            }
+        }
+    }
+}
+
 fn stop<J: SourceJob>(job: &mut J) -> Result<Vec<u8>, MoveError> {
     job.entered(Phase::Freeze);
     job.freeze()
@@ -118,14 +164,15 @@ impl<J: SourceJob> Copied<'_, J> {
             .map_err(MoveError::here("reading the image"))
     }
 
-    /// Writes the copy, sealed by `seal` ([`Writer::finish`]).
+    /// Writes the copy, sealed by `seal` ([`Writer::finish`]), without what is `known`: in the files
+    /// that the header names.
     ///
     /// # Errors
     /// What `out` says.
     pub fn write(
         self,
         out: impl Write,
-        header: &Header,
+        (header, known): (&Header, Option<&Known>),
         seal: impl FnOnce(&[u8; 32]) -> io::Result<Vec<u8>>,
     ) -> Result<Saved, MoveError> {
         let doing = "writing the checkpoint";
@@ -137,15 +184,16 @@ impl<J: SourceJob> Copied<'_, J> {
             .propose(&self.proposal)
             .and_then(|()| stream.send_image(self.state, image))
             .map_err(|error| here()(plain(error).into()))?;
+        let mut sink = Sparing {
+            stream: &mut stream,
+            known,
+            spared: 0,
+        };
         match self.kept {
-            Some(kept) => {
-                for (target, bytes) in kept.runs {
-                    BulkSink::bulk(&mut stream, target, &bytes)
-                        .map_err(|error| here()(error.into()))?;
-                }
-            }
-            None => self.job.send_bulk(&mut stream).map_err(here())?,
+            Some(kept) => kept.send(&mut sink).map_err(|error| here()(error.into()))?,
+            None => self.job.send_bulk(&mut sink).map_err(here())?,
         }
+        let spared = sink.spared;
         failpoint::hit("checkpoint.written").map_err(here())?;
         let contents = stream.bulk();
         let end = Message::End {
@@ -160,6 +208,7 @@ impl<J: SourceJob> Copied<'_, J> {
             pause: self.pause,
             total: self.began.elapsed(),
             contents,
+            spared,
             written,
         })
     }
@@ -173,31 +222,32 @@ fn plain(error: TransferError) -> io::Error {
     }
 }
 
-/// Contents in memory.
-struct Kept {
-    runs: Vec<(BulkTarget, Vec<u8>)>,
-    spare: Vec<Vec<u8>>,
+/// Leaves out what is in earlier files.
+struct Sparing<'a, S> {
+    stream: &'a mut Connection<S>,
+    known: Option<&'a Known>,
+    /// Bytes that were left out.
+    spared: u64,
 }
 
-impl Kept {
-    /// Touches as much memory as will be needed.
-    fn with_room(bytes: u64) -> Self {
-        let pieces = bytes.div_ceil(PIECE as u64);
-        Self {
-            runs: Vec::new(),
-            // Zeros would be memory that is not there yet.
-            spare: (0..pieces).map(|_| vec![1; PIECE]).collect(),
-        }
-    }
-}
-
-impl BulkSink for Kept {
+impl<S: Link> BulkSink for Sparing<'_, S> {
     fn bulk(&mut self, target: BulkTarget, bytes: &[u8]) -> io::Result<()> {
-        let spare = (bytes.len() >= SMALL).then(|| self.spare.pop()).flatten();
-        let mut copy = spare.unwrap_or_default();
-        copy.clear();
-        copy.extend_from_slice(bytes);
-        self.runs.push((target, copy));
+        let Some(known) = self.known else {
+            return self.stream.bulk(target, bytes);
+        };
+        let mut done = 0;
+        for (page, run) in known.pieces(bytes) {
+            let (target, length) = (target.after(done), run.len() as u64);
+            match page {
+                Page::New => self.stream.bulk(target, run)?,
+                Page::Old(place) => {
+                    let short = u32::try_from(length).map_err(io::Error::other)?;
+                    self.stream.refer(target, place, short)?;
+                    self.spared += length;
+                }
+            }
+            done += length;
+        }
         Ok(())
     }
 }

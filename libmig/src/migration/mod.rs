@@ -25,6 +25,7 @@ mod disk;
 pub mod failpoint;
 mod handover;
 mod job;
+mod kept;
 mod precopy;
 mod source;
 #[cfg(test)]

@@ -7,11 +7,11 @@ use std::{
 
 use thiserror::Error;
 
-use super::{Message, Refusal};
+use super::{Message, Place, Refusal};
 use crate::{
     capture::BulkSink,
     image::{BulkTarget, Draft, JobImage, Pid},
-    wire::{self, Frame, FrameError},
+    wire::{self, Class, Form, Frame, FrameError},
 };
 
 /// Small frames are gathered: each write is an encrypted record and a system call.
@@ -83,6 +83,7 @@ impl Incoming {
                 Message::InPlace => "'in place'",
                 Message::Afresh => "'afresh'",
                 Message::Absent { .. } => "what is absent",
+                Message::Recall { .. } => "bytes of a file",
             },
             Self::Image(_) => "an image",
             Self::Bulk(_) => "bulk",
@@ -107,11 +108,32 @@ pub trait Link: Read + Write {
     /// Whether the other node has said something that has not been read, or has
     /// closed its end. Never blocks.
     fn has_news(&mut self) -> bool;
+
+    /// Whether what is written is a file, for later releases too.
+    fn is_kept(&self) -> bool {
+        false
+    }
+
+    /// Bytes that are elsewhere: see [`Message::Recall`].
+    ///
+    /// # Errors
+    /// There is no such place, or it cannot be read. A node has none.
+    fn recall(&mut self, _place: Place, _into: &mut [u8]) -> io::Result<()> {
+        Err(io::Error::other("bytes of a file in a move"))
+    }
 }
 
 impl<L: Link + ?Sized> Link for &mut L {
     fn has_news(&mut self) -> bool {
         (**self).has_news()
+    }
+
+    fn is_kept(&self) -> bool {
+        (**self).is_kept()
+    }
+
+    fn recall(&mut self, place: Place, into: &mut [u8]) -> io::Result<()> {
+        (**self).recall(place, into)
     }
 }
 
@@ -146,6 +168,11 @@ impl<S: Link> Connection<S> {
         self.stream
     }
 
+    /// The stream, between two frames.
+    pub const fn link(&mut self) -> &mut S {
+        &mut self.stream
+    }
+
     /// Bytes written so far, headers included.
     pub const fn sent(&self) -> u64 {
         self.sent
@@ -166,8 +193,22 @@ impl<S: Link> Connection<S> {
     /// # Errors
     /// What the stream says.
     pub fn send(&mut self, message: &Message) -> Result<(), TransferError> {
-        self.sent += wire::write_message(&mut self.gathered, message, false)?;
+        self.sent += self.write(message)?;
         self.flush()
+    }
+
+    fn write(&mut self, message: &Message) -> Result<u64, FrameError> {
+        let class = self.form(Class::Message);
+        wire::write_message(&mut self.gathered, message, class)
+    }
+
+    fn form(&self, class: Class) -> (Class, Form) {
+        let form = if self.stream.is_kept() {
+            Form::Kept
+        } else {
+            Form::Passing
+        };
+        (class, form)
     }
 
     /// Writes the state of the capsule's init and the image, and flushes: the
@@ -176,8 +217,9 @@ impl<S: Link> Connection<S> {
     /// # Errors
     /// What the stream says, or an image above [`wire::limits::IMAGE`].
     pub fn send_image(&mut self, state: Vec<u8>, image: &JobImage) -> Result<(), TransferError> {
-        self.sent += wire::write_message(&mut self.gathered, &Message::State(state), false)?;
-        self.sent += wire::write_message(&mut self.gathered, image, true)?;
+        self.sent += self.write(&Message::State(state))?;
+        let class = self.form(Class::Image);
+        self.sent += wire::write_message(&mut self.gathered, image, class)?;
         self.flush()
     }
 
@@ -189,8 +231,9 @@ impl<S: Link> Connection<S> {
         let message = Message::Draft {
             console: draft.console,
         };
-        self.sent += wire::write_message(&mut self.gathered, &message, false)?;
-        self.sent += wire::write_message(&mut self.gathered, &draft.image, true)?;
+        self.sent += self.write(&message)?;
+        let class = self.form(Class::Image);
+        self.sent += wire::write_message(&mut self.gathered, &draft.image, class)?;
         self.flush()
     }
 
@@ -204,6 +247,11 @@ impl<S: Link> Connection<S> {
             FrameError::Connection(error) if error.kind() == UnexpectedEof => TransferError::Silent,
             other => TransferError::Frame(other),
         })? {
+            Frame::Message(Message::Recall {
+                target,
+                place,
+                length,
+            }) => self.recalled(target, place, length),
             Frame::Message(message) => Ok(Incoming::Message(message)),
             Frame::Image(image) => Ok(Incoming::Image(image)),
             Frame::Bulk(target) => {
@@ -211,6 +259,39 @@ impl<S: Link> Connection<S> {
                 Ok(Incoming::Bulk(target))
             }
         }
+    }
+
+    fn recalled(
+        &mut self,
+        target: BulkTarget,
+        place: Place,
+        length: u32,
+    ) -> Result<Incoming, TransferError> {
+        let limit = wire::limits::BULK;
+        if length > limit {
+            return Err(FrameError::TooLong { length, limit }.into());
+        }
+        self.buffer.resize(length as usize, 0);
+        self.stream
+            .recall(place, &mut self.buffer)
+            .map_err(FrameError::Connection)?;
+        self.bulk += u64::from(length);
+        Ok(Incoming::Bulk(target))
+    }
+
+    /// Writes where bulk is to be found.
+    ///
+    /// # Errors
+    /// What the stream says.
+    pub fn refer(&mut self, target: BulkTarget, place: Place, length: u32) -> io::Result<()> {
+        let message = Message::Recall {
+            target,
+            place,
+            length,
+        };
+        self.sent += self.write(&message).map_err(io_error)?;
+        self.bulk += u64::from(length);
+        self.flush_if_much()
     }
 
     /// Reads a message that must be the one named.
@@ -292,7 +373,7 @@ impl<S: Link> BulkSink for Connection<S> {
             start: range.start,
             end: range.end,
         };
-        self.sent += wire::write_message(&mut self.gathered, &message, false).map_err(io_error)?;
+        self.sent += self.write(&message).map_err(io_error)?;
         self.flush_if_much()
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     api::{CpuLevel, Obstacle},
-    image::{NeededAddress, NeededFile, Pid, Seat},
+    image::{BulkTarget, NeededAddress, NeededFile, Pid, Seat},
 };
 
 /// A control message of a move.
@@ -79,6 +79,24 @@ pub enum Message {
         /// One past the last.
         end: u64,
     },
+    /// In a file, instead of bulk: its bytes lie in a file that this one builds on.
+    Recall {
+        /// Where they belong.
+        target: BulkTarget,
+        /// Where they are.
+        place: Place,
+        /// How many, at most as in a frame of bulk.
+        length: u32,
+    },
+}
+
+/// Bytes in a file that another one builds on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Place {
+    /// The file, counted from the oldest.
+    pub file: u32,
+    /// The first byte, in the stream of that file.
+    pub at: u64,
 }
 
 /// What the destination must know before it says yes.

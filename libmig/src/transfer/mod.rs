@@ -23,5 +23,5 @@ mod message;
 mod proposal;
 
 pub use connection::{Connection, Incoming, Link, TransferError};
-pub use message::{Message, Offer, Refusal};
+pub use message::{Message, Offer, Place, Refusal};
 pub use proposal::Proposal;

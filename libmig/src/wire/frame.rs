@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! offset  size
-//!      0     1  kind: 1 message, 2 image, 3 memory, 4 shared object, 5 file
+//!      0     1  kind: 1 message, 2 image, 3 memory, 4 shared object, 5 file,
+//!               6 message in a file, 7 image in a file
 //!      1     3  zero
 //!      4     4  payload length, little-endian
 //!      8     8  memory: pid; shared: object; file: description; else 0
@@ -10,9 +11,14 @@
 //! ```
 //!
 //! The header can be read without postcard, and the length is checked against
-//! its kind's limit before a byte is allocated. Bulk payloads are raw bytes.
+//! its kind's limit before a byte is allocated. Bulk payloads are raw bytes. What
+//! is in a file is read by later releases too: there, messages and images are CBOR with
+//! the names of all fields, to which fields with a default can be added.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::{
+    error::Error,
+    io::{self, IoSlice, Read, Write},
+};
 
 use serde::{Serialize, de::DeserializeOwned};
 use thiserror::Error;
@@ -42,7 +48,7 @@ pub enum FrameError {
     },
     /// The payload is not what its kind says.
     #[error("payload that does not decode")]
-    Payload(#[source] postcard::Error),
+    Payload(#[source] Box<dyn Error + Send + Sync>),
     /// Bytes are left over after the payload was decoded.
     #[error("{0} bytes left over behind a payload")]
     LeftOver(usize),
@@ -59,6 +65,24 @@ pub enum Frame<M, I> {
     Bulk(BulkTarget),
 }
 
+/// What a value is, which says how long it may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// A control message.
+    Message,
+    /// A job image.
+    Image,
+}
+
+/// Who is to read a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// A node that speaks this version: postcard.
+    Passing,
+    /// Whoever reads the file, in this release or a later one: CBOR.
+    Kept,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 enum Kind {
@@ -67,6 +91,8 @@ enum Kind {
     Memory = 3,
     Shared = 4,
     File = 5,
+    KeptMessage = 6,
+    KeptImage = 7,
 }
 
 impl Kind {
@@ -77,20 +103,22 @@ impl Kind {
             3 => Ok(Self::Memory),
             4 => Ok(Self::Shared),
             5 => Ok(Self::File),
+            6 => Ok(Self::KeptMessage),
+            7 => Ok(Self::KeptImage),
             _ => Err(FrameError::UnknownKind(word)),
         }
     }
 
     const fn limit(self) -> u32 {
         match self {
-            Self::Message => limits::MESSAGE,
-            Self::Image => limits::IMAGE,
+            Self::Message | Self::KeptMessage => limits::MESSAGE,
+            Self::Image | Self::KeptImage => limits::IMAGE,
             Self::Memory | Self::Shared | Self::File => limits::BULK,
         }
     }
 }
 
-/// Writes one postcard message; `image` says which of the two kinds it is.
+/// Writes one value.
 ///
 /// # Errors
 /// [`FrameError::TooLong`] when the value outgrows its kind's limit, otherwise
@@ -98,10 +126,14 @@ impl Kind {
 pub fn write_message<T: Serialize>(
     writer: &mut impl Write,
     value: &T,
-    image: bool,
+    (class, form): (Class, Form),
 ) -> Result<u64, FrameError> {
-    let kind = if image { Kind::Image } else { Kind::Message };
-    let payload = postcard::to_stdvec(value).map_err(FrameError::Payload)?;
+    let (kind, payload) = match (class, form) {
+        (Class::Message, Form::Passing) => (Kind::Message, compact(value)?),
+        (Class::Image, Form::Passing) => (Kind::Image, compact(value)?),
+        (Class::Message, Form::Kept) => (Kind::KeptMessage, named(value)?),
+        (Class::Image, Form::Kept) => (Kind::KeptImage, named(value)?),
+    };
     let length = u32::try_from(payload.len()).unwrap_or(u32::MAX);
     if length > kind.limit() {
         return Err(FrameError::TooLong {
@@ -110,6 +142,34 @@ pub fn write_message<T: Serialize>(
         });
     }
     write_parts(writer, &header(kind, length, 0, 0), &payload)
+}
+
+fn compact<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    postcard::to_stdvec(value).map_err(|error| FrameError::Payload(error.into()))
+}
+
+/// CBOR with the names of all fields.
+///
+/// # Errors
+/// None that is known: there is memory for it.
+pub fn named<T: Serialize>(value: &T) -> Result<Vec<u8>, FrameError> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).map_err(|error| FrameError::Payload(error.into()))?;
+    Ok(bytes)
+}
+
+/// The reverse of [`named`].
+///
+/// # Errors
+/// What is not such a value, or more.
+pub fn decode_named<T: DeserializeOwned>(mut bytes: &[u8]) -> Result<T, FrameError> {
+    let value =
+        ciborium::from_reader(&mut bytes).map_err(|error| FrameError::Payload(error.into()))?;
+    if bytes.is_empty() {
+        Ok(value)
+    } else {
+        Err(FrameError::LeftOver(bytes.len()))
+    }
 }
 
 /// Writes bulk bytes without copying them.
@@ -186,6 +246,8 @@ pub fn read_frame<M: DeserializeOwned, I: DeserializeOwned>(
     match kind {
         Kind::Message => decode(bulk).map(Frame::Message),
         Kind::Image => decode(bulk).map(Frame::Image),
+        Kind::KeptMessage => decode_named(bulk).map(Frame::Message),
+        Kind::KeptImage => decode_named(bulk).map(Frame::Image),
         Kind::Memory | Kind::Shared | Kind::File => {
             Ok(Frame::Bulk(target.expect("every bulk kind has a target")))
         }
@@ -212,7 +274,8 @@ fn read_payload(
 }
 
 fn decode<T: DeserializeOwned>(payload: &[u8]) -> Result<T, FrameError> {
-    let (value, rest) = postcard::take_from_bytes(payload).map_err(FrameError::Payload)?;
+    let taken = postcard::take_from_bytes(payload);
+    let (value, rest) = taken.map_err(|error| FrameError::Payload(error.into()))?;
     if rest.is_empty() {
         Ok(value)
     } else {
@@ -235,7 +298,7 @@ fn target(kind: Kind, id: u64, offset: u64) -> Result<Option<BulkTarget>, FrameE
             file: small,
             offset,
         }),
-        Kind::Message | Kind::Image => None,
+        Kind::Message | Kind::Image | Kind::KeptMessage | Kind::KeptImage => None,
     })
 }
 
@@ -261,6 +324,8 @@ mod tests {
 
     type Read = Result<Frame<String, String>, FrameError>;
 
+    const PASSING: (Class, Form) = (Class::Message, Form::Passing);
+
     fn read(bytes: &[u8]) -> (Read, Vec<u8>) {
         let mut bulk = Vec::new();
         (read_frame(&mut &bytes[..], &mut bulk), bulk)
@@ -269,7 +334,7 @@ mod tests {
     #[test]
     fn messages_and_bulk_come_back_as_they_went() {
         let mut wire = Vec::new();
-        write_message(&mut wire, &"hello", false).unwrap();
+        write_message(&mut wire, &"hello", PASSING).unwrap();
         let target = BulkTarget::Memory {
             pid: 7,
             address: 0x7fff_0000,
@@ -329,7 +394,7 @@ mod tests {
                 })
                 .collect();
             if round % 2 == 0 && bytes.len() > 8 {
-                bytes[0] = 1 + bytes[0] % 5;
+                bytes[0] = 1 + bytes[0] % 7;
                 bytes[1..4].fill(0);
                 bytes[5..8].fill(0);
             }
@@ -338,9 +403,31 @@ mod tests {
     }
 
     #[test]
+    fn a_value_in_a_file_may_lack_what_has_a_default_and_have_what_is_not_known() {
+        #[derive(Serialize)]
+        struct Before {
+            name: String,
+            gone: u32,
+        }
+        #[derive(Debug, PartialEq, Eq, serde::Deserialize)]
+        struct Now {
+            name: String,
+            #[serde(default)]
+            new: u64,
+        }
+        let name = String::from("n1");
+        let mut wire = Vec::new();
+        let value = Before { name, gone: 3 };
+        write_message(&mut wire, &value, (Class::Image, Form::Kept)).unwrap();
+        let frame = read_frame::<String, Now>(&mut &wire[..], &mut Vec::new()).unwrap();
+        let name = String::from("n1");
+        assert_eq!(frame, Frame::Image(Now { name, new: 0 }));
+    }
+
+    #[test]
     fn leftovers_and_truncation_are_errors() {
         let mut wire = Vec::new();
-        write_message(&mut wire, &"hello", false).unwrap();
+        write_message(&mut wire, &"hello", PASSING).unwrap();
         assert!(matches!(
             read(&wire[..wire.len() - 1]).0,
             Err(FrameError::Connection(_))

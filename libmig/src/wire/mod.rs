@@ -7,4 +7,7 @@ mod frame;
 pub mod limits;
 pub mod version;
 
-pub use frame::{FRAME_HEADER, Frame, FrameError, read_frame, write_bulk, write_message};
+pub use frame::{
+    Class, FRAME_HEADER, Form, Frame, FrameError, decode_named, named, read_frame, write_bulk,
+    write_message,
+};

@@ -102,6 +102,9 @@ fn values<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>() {
             decoded += 1;
             let written = postcard::to_stdvec(&value).expect("plain data");
             assert_eq!(postcard::from_bytes::<T>(&written).as_ref(), Ok(&value));
+            let kept = wire::named(&value).expect("plain data");
+            assert_eq!(wire::decode_named::<T>(&kept).ok().as_ref(), Some(&value));
+            drop(wire::decode_named::<T>(&noise.damaged(&kept)));
         }
     });
     assert!(decoded > 0, "no value ever decoded: nothing was tried");
@@ -146,13 +149,13 @@ impl Link for Incoming<'_> {
 
 /// A frame with a header that is right, or nearly so.
 fn frame(noise: &mut Noise) -> Vec<u8> {
-    let payload = if noise.below(2) == 0 {
-        noise.grown(|bytes| postcard::take_from_bytes::<Message>(bytes).map(drop))
-    } else {
-        noise.bytes(64)
+    let payload = match noise.below(4) {
+        0 | 1 => noise.grown(|bytes| postcard::take_from_bytes::<Message>(bytes).map(drop)),
+        2 => wire::named(&Message::Round).expect("plain data"),
+        _ => noise.bytes(64),
     };
     let mut frame = vec![0; FRAME_HEADER];
-    frame[0] = u8::try_from(noise.below(7)).expect("small");
+    frame[0] = u8::try_from(noise.below(9)).expect("small");
     let length = u32::try_from(payload.len()).expect("small");
     frame[4..8].copy_from_slice(&length.to_le_bytes());
     frame[8] = u8::try_from(noise.below(256)).expect("small");
@@ -205,6 +208,7 @@ fn checkpoint(noise: &mut Noise) -> Vec<u8> {
         piped: true,
         captured_unix: 0,
         memory_bytes: u64::MAX,
+        bases: Vec::new(),
     };
     let mut file = Vec::new();
     let mut writer = Writer::new(&mut file, &header).expect("memory takes it");

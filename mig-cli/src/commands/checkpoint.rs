@@ -18,10 +18,17 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use libmig::api::{CheckpointReport, Client, Reply, Request, Target, local};
+use libmig::{
+    api::{CheckpointReport, Client, Reply, Request, Target, local},
+    checkpoint::Base,
+};
 use rustix::fs::{AtFlags, CWD, OFlags, linkat, rename};
 
-use super::{Daemon, unexpected};
+use super::{
+    Daemon,
+    chain::{self, Chain},
+    unexpected,
+};
 use crate::{
     exit,
     ui::{self, human},
@@ -34,8 +41,9 @@ const MODE: u32 = 0o600;
 ///
 /// The file appears when it is complete and on its disk; then the job ends, and its mig exec
 /// with code 124. With --leave-running the file is a copy: the job pauses for
-/// as long as its memory is copied to memory, and runs on. mig inspect shows
-/// what is in the file.
+/// as long as it takes to copy what could not be copied while it ran, and runs on. With
+/// --incremental the file has only what no earlier one in its folder has: it needs those, and
+/// mig restore and mig inspect find them there. mig inspect shows what is in the file.
 #[derive(Debug, Args)]
 pub(crate) struct CheckpointArgs {
     /// The job, by ID or name, or a process of it
@@ -47,6 +55,14 @@ pub(crate) struct CheckpointArgs {
     /// The job goes on after the copy
     #[arg(long)]
     leave_running: bool,
+    /// Leave out what is in the newest checkpoint of the job in DIR, or in what that builds on;
+    /// without one, or behind a chain of 64, the file is a full one
+    #[arg(long)]
+    incremental: bool,
+    /// Leave out what is in this checkpoint of the job, or in what it builds on; FILE must be in
+    /// its folder, and new
+    #[arg(long, value_name = "FILE")]
+    base: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -58,6 +74,7 @@ pub(crate) struct CheckpointArgs {
 pub(crate) fn run(args: &CheckpointArgs) -> Result<u8> {
     let mut daemon = args.daemon.connect()?;
     let folder = folder(&args.file);
+    let base = base(args, &mut daemon, folder)?;
     let file = OpenOptions::new()
         .write(true)
         .mode(MODE)
@@ -66,15 +83,16 @@ pub(crate) fn run(args: &CheckpointArgs) -> Result<u8> {
         .with_context(|| format!("no file can be made in {}", folder.display()))?;
     let keep = |report: &CheckpointReport| {
         let path = path(&args.file, report);
-        publish(&file, folder, &path, &report.uuid)
+        publish(&file, folder, &path, (&report.uuid, base.is_some()))
             .with_context(|| format!("the checkpoint cannot be kept as {}", path.display()))
     };
     let report = if args.leave_running {
-        let report = ask(args, &mut daemon, &[file.as_fd()])?;
+        let fds = [file.as_fd()].into_iter().chain(files(base.as_ref()));
+        let report = ask(args, &mut daemon, &fds.collect::<Vec<_>>())?;
         keep(&report)?;
         report
     } else {
-        end(args, &mut daemon, &file, keep)?
+        end(args, &mut daemon, (&file, base.as_ref()), keep)?
     };
     let path = path(&args.file, &report);
     if args.json {
@@ -85,8 +103,14 @@ pub(crate) fn run(args: &CheckpointArgs) -> Result<u8> {
         } else {
             "ended".to_owned()
         };
+        let reused = if report.bases.is_empty() {
+            String::new()
+        } else {
+            let bytes = human::bytes(report.reused_bytes);
+            format!(", {bytes} of it in earlier files")
+        };
         ui::line(&format!(
-            "{}: {}, {how}, took {}, {} of memory in {}",
+            "{}: {}, {how}, took {}, {} of memory in {}{reused}",
             report.job,
             path.display(),
             human::micros(report.total_us),
@@ -95,6 +119,43 @@ pub(crate) fn run(args: &CheckpointArgs) -> Result<u8> {
         ))?;
     }
     Ok(exit::OK)
+}
+
+/// What the file is to build on.
+fn base(args: &CheckpointArgs, daemon: &mut Client, folder: &Path) -> Result<Option<Chain>> {
+    if let Some(base) = &args.base {
+        let there = chain::folder(base);
+        if there.canonicalize()? != folder.canonicalize()? {
+            bail!(
+                "{} is not in {}: what builds on it is to lie beside it",
+                base.display(),
+                folder.display()
+            );
+        }
+        return Chain::open(base).map(Some);
+    }
+    if !args.incremental {
+        return Ok(None);
+    }
+    if !args.file.is_dir() {
+        bail!(
+            "{} is no folder: say with --base which checkpoint it is to build on",
+            args.file.display()
+        );
+    }
+    let request = Request::Where {
+        target: args.job.clone(),
+    };
+    let job = match daemon.ask(&request, |_| {})? {
+        Reply::Where(report) => report.job,
+        other => return unexpected(&other),
+    };
+    let newest = Chain::newest(folder, &job.to_string())?;
+    Ok(newest.filter(|chain| chain.header.bases.len() < Base::MOST))
+}
+
+fn files(base: Option<&Chain>) -> impl Iterator<Item = BorrowedFd<'_>> {
+    base.into_iter().flat_map(Chain::files)
 }
 
 fn ask(
@@ -116,7 +177,7 @@ fn ask(
 fn end(
     args: &CheckpointArgs,
     daemon: &mut Client,
-    file: &File,
+    (file, base): (&File, Option<&Chain>),
     keep: impl Fn(&CheckpointReport) -> Result<()> + Sync,
 ) -> Result<CheckpointReport> {
     let (mut ours, theirs) = UnixStream::pair()?;
@@ -130,7 +191,9 @@ fn end(
     };
     thread::scope(|scope| {
         let keeper = scope.spawn(keeper);
-        let answer = ask(args, daemon, &[file.as_fd(), theirs.as_fd()]);
+        let fds = [file.as_fd()].into_iter().chain(files(base));
+        let fds: Vec<_> = fds.chain([theirs.as_fd()]).collect();
+        let answer = ask(args, daemon, &fds);
         drop(theirs);
         match keeper.join() {
             Ok(kept) => kept.and(answer),
@@ -142,7 +205,7 @@ fn end(
 /// The name of the file.
 fn path(file: &Path, report: &CheckpointReport) -> PathBuf {
     if file.is_dir() {
-        file.join(format!("{}.{}.mig", report.job, report.uuid))
+        file.join(chain::name(&report.job.to_string(), &report.uuid))
     } else {
         file.to_owned()
     }
@@ -153,10 +216,7 @@ fn folder(file: &Path) -> &Path {
     if file.is_dir() {
         return file;
     }
-    match file.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    }
+    chain::folder(file)
 }
 
 fn flags(flags: OFlags) -> i32 {
@@ -164,9 +224,19 @@ fn flags(flags: OFlags) -> i32 {
 }
 
 /// Gives the file its name, once all of it is on the disk; the name is there before this returns.
-fn publish(file: &File, folder: &Path, path: &Path, uuid: &str) -> io::Result<()> {
+/// One that builds on others replaces none: it may be one of these.
+fn publish(
+    file: &File,
+    folder: &Path,
+    path: &Path,
+    (uuid, is_new): (&str, bool),
+) -> io::Result<()> {
     file.sync_all()?;
     let nameless = format!("/proc/self/fd/{}", file.as_raw_fd());
+    if is_new {
+        linkat(CWD, nameless, CWD, path, AtFlags::SYMLINK_FOLLOW)?;
+        return File::open(folder)?.sync_all();
+    }
     let fresh = folder.join(format!(".{uuid}.mig"));
     // A link does not replace what is there, a rename does.
     linkat(CWD, nameless, CWD, &fresh, AtFlags::SYMLINK_FOLLOW)?;

@@ -1,11 +1,12 @@
 //! `mig inspect`: what is in a checkpoint. No daemon is asked.
 
-use std::{fs::File, io::BufReader, path::PathBuf};
+use std::{io::BufReader, path::PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
 use libmig::checkpoint::{DamageError, Reader, Summary, summarize};
 
+use super::chain::Chain;
 use crate::{
     exit,
     ui::{self, human, printable},
@@ -13,8 +14,8 @@ use crate::{
 
 /// Say what is in a checkpoint
 ///
-/// Reads and checks all of the file; damage is named with its place. Needs no
-/// daemon.
+/// Reads and checks all of the file, and what it needs of those that it builds on;
+/// damage is named with its place. Needs no daemon.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// The file
@@ -27,8 +28,11 @@ pub(crate) struct InspectArgs {
 /// Reads and prints.
 pub(crate) fn run(args: &InspectArgs) -> Result<u8> {
     let what = || format!("{} cannot be read as a checkpoint", args.file.display());
-    let file = File::open(&args.file).with_context(what)?;
-    let reader = Reader::open(BufReader::new(file)).with_context(what)?;
+    let chain = Chain::open(&args.file)?;
+    let open = |file| Reader::open(BufReader::new(file));
+    let bases: Result<Vec<_>, _> = chain.bases.into_iter().map(open).collect();
+    let reader = open(chain.head).with_context(what)?;
+    let reader = reader.on(bases.with_context(what)?).with_context(what)?;
     let summary = match summarize(reader) {
         Ok(summary) => summary,
         Err(error) => {
@@ -69,6 +73,17 @@ fn text(summary: &Summary) -> String {
             human::bytes(summary.memory.file_bytes)
         ),
     ];
+    if let [_, _, ..] = &summary.chain[..] {
+        lines.extend(summary.chain.iter().map(|link| {
+            format!(
+                "from {} of {} (seconds since 1970), {}: {}",
+                link.uuid,
+                link.captured_unix,
+                human::bytes(link.file_bytes),
+                human::bytes(link.contents_bytes)
+            )
+        }));
+    }
     for process in &summary.processes {
         lines.push(format!(
             "process {} (child of {}): {}, threads {}, descriptors {}",

@@ -2,6 +2,7 @@
 
 pub(crate) mod adopted;
 pub(crate) mod attach;
+mod chain;
 pub(crate) mod checkpoint;
 pub(crate) mod demo;
 pub(crate) mod doctor;

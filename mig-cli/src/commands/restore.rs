@@ -6,20 +6,18 @@
 
 use std::{
     fs::File,
-    io::{self, BufReader},
+    io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
-use libmig::{
-    api::{NodeName, Reply, Request, RestoreReport, RestoreRequest, terminal::Role},
-    checkpoint::{Header, Reader},
-};
+use libmig::api::{NodeName, Reply, Request, RestoreReport, RestoreRequest, terminal::Role};
 
 use super::{
     Daemon,
+    chain::Chain,
     exec::{let_go_of_pipes, takes_keyboard},
     unexpected,
 };
@@ -68,14 +66,13 @@ pub(crate) struct RestoreArgs {
 
 /// Restores it, and follows it as `mig exec` does.
 pub(crate) fn run(args: &RestoreArgs) -> Result<u8> {
-    let what = || format!("{} cannot be read as a checkpoint", args.file.display());
-    let file = File::open(&args.file).with_context(what)?;
-    let header = header(&file).with_context(what)?;
+    let chain = Chain::open(&args.file)?;
+    let header = &chain.header;
     let tty = Tty::find().filter(|_| header.terminal);
     // One that is followed by nothing but a terminal needs one.
     let detach = args.detach || (tty.is_none() && !header.piped);
     let (streams, copies) = streams(detach)?;
-    let report = ask(args, detach, &file, &streams)?;
+    let report = ask(args, detach, &chain, &streams)?;
     drop(streams);
     for lock in &report.lost_locks {
         eprintln!("mig: somebody else has a lock of the job, which runs without it: {lock}");
@@ -92,10 +89,6 @@ pub(crate) fn run(args: &RestoreArgs) -> Result<u8> {
             Ok(exit::OK)
         }
     }
-}
-
-fn header(file: &File) -> Result<Header> {
-    Ok(Reader::open(BufReader::new(file))?.header().clone())
 }
 
 /// 0, 1 and 2 for the job, and what is to be copied for it.
@@ -117,7 +110,7 @@ fn streams(detach: bool) -> Result<([OwnedFd; 3], Vec<Copy>)> {
 fn ask(
     args: &RestoreArgs,
     detach: bool,
-    file: &File,
+    chain: &Chain,
     streams: &[OwnedFd; 3],
 ) -> Result<RestoreReport> {
     let request = Request::Restore(RestoreRequest {
@@ -127,7 +120,9 @@ fn ask(
         detach,
     });
     let [stdin, stdout, stderr] = streams.each_ref().map(AsFd::as_fd);
-    let fds = [file.as_fd(), stdin, stdout, stderr];
+    let bases = chain.bases.iter().map(AsFd::as_fd);
+    let fds = [chain.head.as_fd(), stdin, stdout, stderr].into_iter();
+    let fds: Vec<_> = fds.chain(bases).collect();
     let mut daemon = args.daemon.connect()?;
     match daemon.ask_with_fds(&request, &fds, |_| {})? {
         Reply::Restored(report) => Ok(report),

@@ -9,6 +9,7 @@ use libmig::api::{Code, Failure, Reply, Target};
 use rustix::fs::{FileType, OFlags};
 use tokio::sync::oneshot;
 
+use super::restore::readable;
 use super::target::{self, Route};
 use super::{Caller, Events};
 use crate::daemon::Daemon;
@@ -31,7 +32,9 @@ pub(super) async fn handle(
         let said = "who keeps the file must say so before the job ends";
         return Err(Failure::new(Code::Usage, said));
     }
+    let bases = fds.split_off(fds.len().min(1));
     let file = writable(fds)?;
+    let bases = bases.into_iter().map(readable).collect::<Result<_, _>>()?;
     let job = target::resolve(daemon, caller, asked).await?;
     let elsewhere = match target::route(daemon, caller, &job).await? {
         Route::Node(node) => Some(node),
@@ -43,10 +46,11 @@ pub(super) async fn handle(
     let (done, result) = oneshot::channel();
     let (mover, events, name) = (daemon.clone(), events.clone(), format!("disk {job}"));
     let run = move || {
-        let saved = match elsewhere {
-            None => moves::disk::save(&mover, caller, &job, &file, asker, &events),
-            Some(node) => moves::fetch::save(&mover, caller, (&job, &node), &file, asker),
-        };
+        let known = moves::revive::known(&mover, caller, &job, bases);
+        let saved = known.and_then(|known| match elsewhere {
+            None => moves::disk::save(&mover, caller, &job, (&file, known), asker, &events),
+            Some(node) => moves::fetch::save(&mover, caller, (&job, &node), (&file, known), asker),
+        });
         drop(done.send(saved));
     };
     daemon.spawn_mover(&name, run).map_err(|error| {
@@ -58,7 +62,7 @@ pub(super) async fn handle(
     saved.map(Reply::Saved)
 }
 
-/// The one descriptor that came along: an empty regular file, open for writing.
+/// The first descriptor that came along: an empty regular file, open for writing.
 fn writable(mut fds: Vec<OwnedFd>) -> Result<File, Failure> {
     let bad = |what: &str| Failure::new(Code::Usage, what);
     let fd = match (fds.pop(), fds.len()) {

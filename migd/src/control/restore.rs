@@ -29,7 +29,7 @@ pub(super) async fn handle(
             format!("`{name}` is no job name"),
         ));
     }
-    let (file, streams) = sort(fds)?;
+    let (file, streams, bases) = sort(fds)?;
     if daemon.draining() {
         return Err(Failure::new(Code::Busy, "the daemon is about to stop"));
     }
@@ -42,7 +42,7 @@ pub(super) async fn handle(
     let to = destination(daemon, request.node.as_ref())?;
     let asks = to.is_some();
     let read = on_thread(daemon, "read", move |daemon| {
-        let mut believed = Believed::read(daemon, caller, file)?;
+        let mut believed = Believed::read(daemon, caller, file, bases)?;
         at_home(daemon, &believed, wanted.new_job)?;
         let candidate = asks.then(|| believed.candidate()).transpose()?;
         Ok((believed, candidate, wanted))
@@ -118,17 +118,21 @@ async fn on_thread<T: Send + 'static>(
         .unwrap_or_else(|_| Err(Failure::new(Code::Failed, "the mover panicked")))
 }
 
-/// What came along: a regular file, open for reading, and three streams.
-fn sort(fds: Vec<OwnedFd>) -> Result<(File, [OwnedFd; 3]), Failure> {
-    let bad = |what: &str| Failure::new(Code::Usage, what);
+/// What came along: a file, three streams, and the files on which it builds.
+fn sort(fds: Vec<OwnedFd>) -> Result<(File, [OwnedFd; 3], Vec<File>), Failure> {
     let mut fds = fds.into_iter();
-    let (Some(file), Some(stdin), Some(stdout), Some(stderr), None) =
-        (fds.next(), fds.next(), fds.next(), fds.next(), fds.next())
+    let (Some(file), Some(stdin), Some(stdout), Some(stderr)) =
+        (fds.next(), fds.next(), fds.next(), fds.next())
     else {
-        return Err(bad(
-            "a restore needs four descriptors: a file, and three streams",
-        ));
+        let said = "a restore needs four descriptors: a file, and three streams";
+        return Err(Failure::new(Code::Usage, said));
     };
+    let bases = fds.map(readable).collect::<Result<_, _>>()?;
+    Ok((readable(file)?, [stdin, stdout, stderr], bases))
+}
+
+/// A regular file, open for reading.
+pub(super) fn readable(file: OwnedFd) -> Result<File, Failure> {
     let failed = |error: rustix::io::Errno| {
         Failure::from_error(Code::Usage, "the file is of no use", &error)
     };
@@ -136,7 +140,8 @@ fn sort(fds: Vec<OwnedFd>) -> Result<(File, [OwnedFd; 3]), Failure> {
     let flags = rustix::fs::fcntl_getfl(&file).map_err(failed)?;
     let regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     if !regular || flags.contains(OFlags::PATH) || flags & OFlags::RWMODE == OFlags::WRONLY {
-        return Err(bad("a checkpoint is a regular file that may be read"));
+        let said = "a checkpoint is a regular file that may be read";
+        return Err(Failure::new(Code::Usage, said));
     }
-    Ok((File::from(file), [stdin, stdout, stderr]))
+    Ok(File::from(file))
 }

@@ -102,7 +102,11 @@ fn watch(daemon: &Daemon, job: &JobId) -> anyhow::Result<()> {
         return Ok(());
     };
     let ended = match Handle::connect(&folder) {
-        Ok(mut handle) => wait(daemon, job, &mut handle)?,
+        Ok(mut handle) => match wait(daemon, job, &mut handle) {
+            // It was killed while it was asked.
+            Err(_) if Handle::connect(&folder).is_err() => Ended::Init,
+            ended => ended?,
+        },
         // It ended while no daemon ran.
         Err(_) => Ended::Init,
     };

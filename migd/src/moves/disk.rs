@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use libmig::api::{CheckpointReport, Code, Failure, JobId, MoveMode, Obstacle, local};
-use libmig::checkpoint::Header;
+use libmig::checkpoint::{Header, Known};
 use libmig::image::{FileObject, JobImage, OpenFile, ProcessKind};
 use libmig::migration::{MoveError, Proposed, SourceJob, failpoint};
 use libmig::sys::survivor;
@@ -43,18 +43,23 @@ pub(crate) fn save(
     daemon: &Daemon,
     caller: Caller,
     job: &JobId,
-    file: &File,
+    (file, known): (&File, Option<Known>),
     asker: Option<UnixStream>,
     events: &Events,
 ) -> Result<CheckpointReport, Failure> {
     let (record, epoch) = daemon.jobs.leave(job, daemon.node())?;
     let ends = asker.is_some();
     let saved = survivor::run(|| {
-        let how = (daemon.node(), MoveMode::Stop);
+        let mode = if ends {
+            MoveMode::Stop
+        } else {
+            MoveMode::Precopy
+        };
+        let how = (daemon.node(), mode);
         Local::find(daemon, job)
             .and_then(|local| Outgoing::new(daemon, local, record, epoch, how, events))
             .and_then(|mut outgoing| {
-                let report = write(daemon, caller, &mut outgoing, file, ends)?;
+                let report = write(daemon, caller, &mut outgoing, (file, known.as_ref()), ends)?;
                 if let Some(asker) = asker {
                     end(outgoing, epoch, asker, &report)?;
                 }
@@ -128,7 +133,7 @@ fn write(
     daemon: &Daemon,
     caller: Caller,
     job: &mut Outgoing<'_>,
-    file: &File,
+    (file, known): (&File, Option<&Known>),
     ends: bool,
 ) -> Result<CheckpointReport, Failure> {
     let id = job.id().clone();
@@ -168,9 +173,10 @@ fn write(
         let said = format!("there is no checkpoint of job {id}, which runs on");
         return Err(Failure::refused(said, secret));
     }
-    let header = header(daemon, offer, copied.image().map_err(&failed)?)?;
+    let mut header = header(daemon, offer, copied.image().map_err(&failed)?)?;
+    header.bases = known.map_or_else(Vec::new, |known| known.bases.clone());
     let saved = copied
-        .write(BufWriter::new(file), &header, |contents| {
+        .write(BufWriter::new(file), (&header, known), |contents| {
             daemon.tls.seals.seal(contents)
         })
         .map_err(&failed)?;
@@ -187,7 +193,9 @@ fn write(
         pause_us: micros(saved.pause),
         total_us: micros(saved.total),
         memory_bytes: saved.contents,
+        reused_bytes: saved.spared,
         bytes_written: saved.written,
+        bases: header.bases.into_iter().map(|base| base.uuid).collect(),
     })
 }
 
@@ -212,6 +220,7 @@ fn header(daemon: &Daemon, offer: Offer, image: &JobImage) -> Result<Header, Fai
         piped: image.files.iter().any(is_stream),
         captured_unix: unix_now(),
         memory_bytes: offer.memory_bytes,
+        bases: Vec::new(),
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  where the file is              where the job is
+//!  known pages     ──────────►    only when the file is to build on others
 //!                  ◄──────────    report, length, all bytes of the file: it is complete
 //!  one byte        ──────────►    only when the job is to end: the file is kept
 //!                  ◄──────────    the report once more, or why there is none
@@ -11,11 +12,12 @@
 //! runs on, or stands still, waits for no network.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use libmig::api::{CheckpointReport, Code, Failure, JobId, NodeName, local};
+use libmig::checkpoint::Known;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tracing::info;
@@ -46,13 +48,14 @@ pub(crate) fn save(
     daemon: &Daemon,
     caller: Caller,
     (job, node): (&JobId, &NodeName),
-    file: &File,
+    (file, known): (&File, Option<Known>),
     asker: Option<UnixStream>,
 ) -> Result<CheckpointReport, Failure> {
     let purpose = Purpose::Fetch {
         job: job.clone(),
         uid: caller.uid,
         end: asker.is_some(),
+        known: known.is_some(),
     };
     let (mut stream, _) = dial_move(daemon, node, purpose).map_err(|error| error.failure(node))?;
     let lost = |error: &(dyn std::error::Error + 'static)| {
@@ -60,6 +63,13 @@ pub(crate) fn save(
         Failure::from_error(Code::PeerLost, said, error).hint("`mig ps` says whether the job runs")
     };
     stream.wait_for(PATIENCE).map_err(|error| lost(&error))?;
+    if let Some(known) = known {
+        let mut out = BufWriter::new(&mut stream);
+        known
+            .write(&mut out)
+            .and_then(|()| out.flush())
+            .map_err(|error| lost(&error))?;
+    }
     let (report, length) = match hear(&mut stream).map_err(|error| lost(&error))? {
         Word::File(report, length) => (report, length),
         Word::Done(done) => return done,
@@ -92,8 +102,24 @@ pub(crate) fn save(
 }
 
 /// Serves such a request.
-pub(crate) fn serve(mut stream: BlockingTls, daemon: &Daemon, uid: u32, job: &JobId, end: bool) {
-    let done = answer(&mut stream, daemon, uid, job, end);
+pub(crate) fn serve(
+    mut stream: BlockingTls,
+    daemon: &Daemon,
+    uid: u32,
+    job: &JobId,
+    (end, known): (bool, bool),
+) {
+    let known = match known
+        .then(|| Known::read(BufReader::new(&mut stream)))
+        .transpose()
+    {
+        Ok(known) => known,
+        Err(error) => {
+            info!(%job, %error, "it is not said what the files of a checkpoint have");
+            return;
+        }
+    };
+    let done = answer(&mut stream, daemon, uid, job, (end, known));
     if let Err(error) = say(&mut stream, &Word::Done(done)) {
         info!(%job, %error, "nobody hears of a checkpoint");
     }
@@ -105,7 +131,7 @@ fn answer(
     daemon: &Daemon,
     uid: u32,
     job: &JobId,
-    end: bool,
+    (end, known): (bool, Option<Known>),
 ) -> Result<CheckpointReport, Failure> {
     let caller = Caller { uid, hops: 1 };
     let view = daemon.jobs.view_blocking(job);
@@ -122,7 +148,7 @@ fn answer(
     let spool = File::from(spool.map_err(|error| host(error.into()))?);
     let none = Events::none();
     if !end {
-        let report = disk::save(daemon, caller, job, &spool, None, &none)?;
+        let report = disk::save(daemon, caller, job, (&spool, known), None, &none)?;
         send(stream, &report, &spool).map_err(host)?;
         return Ok(report);
     }
@@ -137,7 +163,7 @@ fn answer(
             stream.read_exact(&mut [0])?;
             ours.write_all(&[1])
         });
-        let saved = disk::save(daemon, caller, job, &spool, Some(theirs), &none);
+        let saved = disk::save(daemon, caller, job, (&spool, known), Some(theirs), &none);
         // What it says otherwise is in `saved` too: nobody has said that the file is kept.
         relay.join().ok();
         saved

@@ -11,10 +11,9 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use libmig::api::{Code, Failure, JobId, RestoreReport};
-use libmig::checkpoint::{DamageError, Header, Reader};
+use libmig::checkpoint::{Base, DamageError, Header, Known, Reader};
 use libmig::migration::{MoveError, Restored, restore};
 use libmig::transfer::Connection;
-use libmig::wire::FrameError;
 use tracing::info;
 
 use super::admission::Candidate;
@@ -52,21 +51,14 @@ impl Believed {
     ///
     /// # Errors
     /// When it is damaged, or no node of this cluster has written it, or it is not the caller's.
-    pub(crate) fn read(daemon: &Daemon, caller: Caller, file: File) -> Result<Self, Failure> {
-        let reader = Reader::open(BufReader::new(file)).map_err(|error| damaged(&error))?;
-        let (header, seal) = (reader.header(), reader.seal());
-        let seals = &daemon.tls.seals;
-        seals
-            .check(
-                &seal.bytes,
-                &seal.contents,
-                &header.node,
-                header.captured_unix,
-            )
-            .map_err(|error| {
-                Failure::from_error(Code::Refused, "the file cannot be trusted", &error)
-                    .hint("a checkpoint can be restored in the cluster where it was written")
-            })?;
+    pub(crate) fn read(
+        daemon: &Daemon,
+        caller: Caller,
+        file: File,
+        bases: Vec<File>,
+    ) -> Result<Self, Failure> {
+        let reader = signed(daemon, file)?;
+        let header = reader.header();
         let was: JobId = header.job.parse().map_err(|error| {
             Failure::from_error(Code::Protocol, "the job in the file has no ID", &error)
         })?;
@@ -79,6 +71,7 @@ impl Believed {
             let said = format!("job {was} in the file can be restored by root alone");
             return Err(Failure::new(Code::Refused, said).hint("ask root to restore it"));
         }
+        let reader = chain(daemon, reader, bases)?;
         Ok(Self { reader, was })
     }
 
@@ -94,13 +87,68 @@ impl Believed {
     pub(crate) fn candidate(&mut self) -> Result<Candidate, Failure> {
         let proposal = Connection::new(&mut self.reader)
             .proposal()
-            .and_then(|proposal| {
-                self.reader.rewind().map_err(FrameError::Connection)?;
-                Ok(proposal)
-            })
             .map_err(|error| failed(&MoveError::of_file(error)))?;
+        self.reader.rewind();
         Ok(Candidate::offered(self.was.clone(), proposal))
     }
+}
+
+/// A file that a node of this cluster has written.
+fn signed(daemon: &Daemon, file: File) -> Result<Reader<BufReader<File>>, Failure> {
+    let reader = Reader::open(BufReader::new(file)).map_err(|error| damaged(&error))?;
+    let (header, seal) = (reader.header(), reader.seal());
+    let checked = daemon.tls.seals.check(
+        &seal.bytes,
+        &seal.contents,
+        &header.node,
+        header.captured_unix,
+    );
+    checked.map_err(|error| {
+        Failure::from_error(Code::Refused, "the file cannot be trusted", &error)
+            .hint("a checkpoint can be restored in the cluster where it was written")
+    })?;
+    Ok(reader)
+}
+
+/// The same, with the files that it builds on.
+fn chain(
+    daemon: &Daemon,
+    head: Reader<BufReader<File>>,
+    bases: Vec<File>,
+) -> Result<Reader<BufReader<File>>, Failure> {
+    let bases: Result<Vec<_>, _> = bases.into_iter().map(|file| signed(daemon, file)).collect();
+    head.on(bases?).map_err(|error| {
+        Failure::from_error(Code::Refused, "a file of the chain is not there", &error)
+            .hint("the checkpoints that one builds on are looked for in its folder")
+    })
+}
+
+/// What of `job` is in files already, oldest first; nothing without files.
+///
+/// # Errors
+/// When they are damaged or no chain, or not of this job.
+pub(crate) fn known(
+    daemon: &Daemon,
+    caller: Caller,
+    job: &JobId,
+    mut files: Vec<File>,
+) -> Result<Option<Known>, Failure> {
+    let Some(head) = files.pop() else {
+        return Ok(None);
+    };
+    let head = signed(daemon, head)?;
+    let header = head.header();
+    if header.job != job.to_string() || !caller.may(header.uid) {
+        let said = format!("checkpoint {} is not one of job {job}", header.uuid);
+        return Err(Failure::new(Code::Refused, said));
+    }
+    if header.bases.len() >= Base::MOST {
+        let said = format!("checkpoint {} builds on {} others", header.uuid, Base::MOST);
+        return Err(Failure::new(Code::Refused, said).hint("write a full one"));
+    }
+    let head = chain(daemon, head, files)?;
+    let known = Known::of(head).map_err(|error| failed(&MoveError::of_file(error)))?;
+    Ok(Some(known))
 }
 
 /// Restores the job; it runs when this returns.

@@ -60,6 +60,8 @@ pub(crate) enum Purpose {
         uid: u32,
         /// It does not run on.
         end: bool,
+        /// What is in earlier files follows.
+        known: bool,
     },
 }
 

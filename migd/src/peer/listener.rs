@@ -149,14 +149,19 @@ async fn serve(
             })?;
             Ok(())
         }
-        Purpose::Fetch { job, uid, end } => {
+        Purpose::Fetch {
+            job,
+            uid,
+            end,
+            known,
+        } => {
             let (tcp, connection) = stream.into_inner();
             let tcp = tcp.into_std()?;
             dial::prepare_blocking(&tcp, daemon.config.peer_timeout())?;
             let stream = BlockingTls::Accepted(Box::new(StreamOwned::new(connection, tcp)));
             let mover = daemon.clone();
             daemon.spawn_mover(&format!("disk {job}"), move || {
-                moves::fetch::serve(stream, &mover, uid, &job, end);
+                moves::fetch::serve(stream, &mover, uid, &job, (end, known));
             })?;
             Ok(())
         }
