@@ -56,7 +56,8 @@ pub fn principal() -> HostPid {
 }
 
 /// Does `work` in a process of its own, as if the calling thread did it: with all that it
-/// has, its thread-local variables too. It blocks until the work is done.
+/// has, its thread-local variables too. It blocks until the work is done, and until every
+/// thread has ended that the work has started: they belong to that process.
 ///
 /// # Errors
 /// When there can be no further process.
