@@ -14,7 +14,7 @@ use std::{
 use capsule::{Capsule, NoHost, Source, until};
 use libmig::{
     capture::{
-        BulkSink,
+        BulkSink, Captured, Frozen,
         files::{self, CapsuleStdio, FileSource},
         freeze,
     },
@@ -39,14 +39,9 @@ impl BulkSink for Contents {
     }
 }
 
-/// Moves the program `command` once it has made `marker`, and returns what it
-/// then writes to `result`.
-fn moved(command: &str, folder: &Path) -> String {
-    let source = Source::new(command);
-    until("the program to be at work", || {
-        folder.join("marker").exists().then_some(())
-    });
-    let mut frozen = freeze(source.init).unwrap();
+/// What lives below `init`, stopped, and all that is to be sent of it.
+fn capture(init: HostPid) -> (Frozen, Captured, Contents) {
+    let mut frozen = freeze(init).unwrap();
     let captured = frozen.capture(|sources, shared| {
         let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
         files::capture(
@@ -60,6 +55,17 @@ fn moved(command: &str, folder: &Path) -> String {
     let captured = captured.unwrap();
     let mut contents = Contents::default();
     frozen.send_memory(&captured, None, &mut contents).unwrap();
+    (frozen, captured, contents)
+}
+
+/// Moves the program `command` once it has made `marker`, and returns what it
+/// then writes to `result`.
+fn moved(command: &str, folder: &Path) -> String {
+    let source = Source::new(command);
+    until("the program to be at work", || {
+        folder.join("marker").exists().then_some(())
+    });
+    let (frozen, captured, contents) = capture(source.init);
     let before: Vec<Vec<String>> = frozen.processes().map(outline).collect();
     let result = folder.join("result");
     assert!(!result.exists(), "the program ended too early");
@@ -242,20 +248,7 @@ fn a_sleep_is_moved_again_and_again() {
 
 /// Moves what lives below `init`; the copy that was left is killed.
 fn move_to_new_capsule(init: HostPid) -> Capsule {
-    let mut frozen = freeze(init).unwrap();
-    let captured = frozen.capture(|sources, shared| {
-        let sources: Vec<FileSource<'_>> = sources.iter().map(FileSource::from).collect();
-        files::capture(
-            &sources,
-            &CapsuleStdio::default(),
-            shared,
-            &mut files::NoHold,
-        )
-        .map(|tables| tables.split().0)
-    });
-    let captured = captured.unwrap();
-    let mut contents = Contents::default();
-    frozen.send_memory(&captured, None, &mut contents).unwrap();
+    let (frozen, captured, contents) = capture(init);
     let capsule = Capsule::new();
     let mut building = prepare(&capsule.reference())
         .unwrap()

@@ -68,16 +68,7 @@ fn files_that_the_destination_lacks_are_all_named_before_the_freeze() {
         "program /opt/job/program: it is not there",
         "current directory /opt/job/here: it is not there",
     ];
-    let (code, text) = why(&lab, "lacking", "n2");
-    assert_eq!(code, Some(3), "{text}");
-    assert_names(&text, &expected);
-
-    drop(n1.sh("echo 'source.prepared stall 0' >/run/mig/failpoints"));
-    let refused = job.try_move("n2");
-    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
-    assert_names(&stderr(&refused), &expected);
-    assert!(!came_to(n1, "source.prepared"), "it was about to be frozen");
-    assert_runs_on(&job);
+    assert_refused(&lab, &job, "lacking", &expected);
 
     drop(n2.sh(
         "cd /opt/job; rmdir folder; mkdir here; echo gone >gone; echo long >longer
@@ -90,6 +81,20 @@ fn files_that_the_destination_lacks_are_all_named_before_the_freeze() {
     assert_eq!(job.node().unwrap(), "n2");
     job.finish().unwrap().expect_pass().unwrap();
     lab.down_and_check();
+}
+
+/// `mig why` names all of it, and so does `mig move`, which freezes nothing for that.
+fn assert_refused(lab: &Lab, job: &Job<'_>, name: &str, expected: &[&str]) {
+    let (code, text) = why(lab, name, "n2");
+    assert_eq!(code, Some(3), "{text}");
+    assert_names(&text, expected);
+    let n1 = lab.node("n1");
+    drop(n1.sh("echo 'source.prepared stall 0' >/run/mig/failpoints"));
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_names(&stderr(&refused), expected);
+    assert!(!came_to(n1, "source.prepared"), "it was about to be frozen");
+    assert_runs_on(job);
 }
 
 /// What a job has made in /tmp goes along, but takes no name from anybody.
@@ -171,18 +176,10 @@ fn an_address_that_somebody_at_the_destination_has_is_named_before_the_freeze() 
          echo $! >/run/server
          until curl -sf -o /dev/null http://127.0.0.1:8090/; do sleep 0.05; done";
     let job = start(&lab, "port", serve);
-    let (n1, n2) = (lab.node("n1"), lab.node("n2"));
+    let n2 = lab.node("n2");
     drop(n2.sh(&format!("mkdir -p /opt/job; {serve}")));
     let expected = ["network address 127.0.0.1:8090: somebody at the destination has it"];
-    let (code, text) = why(&lab, "port", "n2");
-    assert_eq!(code, Some(3), "{text}");
-    assert_names(&text, &expected);
-    drop(n1.sh("echo 'source.prepared stall 0' >/run/mig/failpoints"));
-    let refused = job.try_move("n2");
-    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
-    assert_names(&stderr(&refused), &expected);
-    assert!(!came_to(n1, "source.prepared"), "it was about to be frozen");
-    assert_runs_on(&job);
+    assert_refused(&lab, &job, "port", &expected);
     drop(n2.sh("kill $(cat /run/server); while kill -0 $(cat /run/server) 2>/dev/null; do sleep 0.05; done"));
     let moved = job.try_move("n2");
     assert!(moved.status.success(), "{}", stderr(&moved));

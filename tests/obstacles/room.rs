@@ -2,7 +2,7 @@
 
 use mig_tests::lab::{Lab, eventually};
 
-use super::{assert_names, assert_runs_on, came_to, start, stderr, why};
+use super::{assert_names, assert_refused, assert_runs_on, start, why};
 
 /// All of it in one go, and again when the job is to move.
 #[test]
@@ -30,15 +30,7 @@ fn what_the_destination_has_no_room_for_is_named_before_the_freeze() {
         " MiB, and n2 has 19 MiB to give",
         "node n2 accepts no jobs of root",
     ];
-    let (code, text) = why(&lab, "large", "n2");
-    assert_eq!(code, Some(3), "{text}");
-    assert_names(&text, &expected);
-    drop(n1.sh("echo 'source.prepared stall 0' >/run/mig/failpoints"));
-    let refused = job.try_move("n2");
-    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
-    assert_names(&stderr(&refused), &expected);
-    assert!(!came_to(n1, "source.prepared"), "it was about to be frozen");
-    assert_runs_on(&job);
+    assert_refused(&lab, &job, "large", &expected);
 
     // The same of a process that is part of no job.
     let process = n1.sh("ulimit -S -n 1000; sleep 1000 >/dev/null 2>&1 & echo $!");

@@ -55,19 +55,7 @@ impl<'a> Job<'a> {
     /// `mig` cannot be started. A job that does not come is seen when something is waited for.
     pub fn restore(lab: &'a Lab, home: &str, name: &str, args: &[&str]) -> Result<Self> {
         let argv: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let running = Running::launch(&argv, |argv| {
-            let mut command = lab.node(home).command(&["mig", "restore"]);
-            command
-                .args(argv)
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped());
-            Ok(command.spawn()?)
-        })?;
-        Ok(Self {
-            mover: Mover::new(lab, home, name),
-            running,
-        })
+        Self::launch(lab, home, name, &["mig", "restore"], &argv)
     }
 
     /// Starts any program that speaks the workload protocol.
@@ -89,10 +77,19 @@ impl<'a> Job<'a> {
         options: &[&str],
         argv: &[String],
     ) -> Result<Self> {
+        let command = [&["mig", "exec", "--name", name], options, &["--"]].concat();
+        Self::launch(lab, home, name, &command, argv)
+    }
+
+    fn launch(
+        lab: &'a Lab,
+        home: &str,
+        name: &str,
+        command: &[&str],
+        argv: &[String],
+    ) -> Result<Self> {
         let running = Running::launch(argv, |argv| {
-            let mut command = lab
-                .node(home)
-                .command(&[&["mig", "exec", "--name", name], options, &["--"]].concat());
+            let mut command = lab.node(home).command(command);
             command
                 .args(argv)
                 .stdin(Stdio::piped())
