@@ -239,6 +239,28 @@ threading.Thread(target=work).start()";
     lab.down_and_check();
 }
 
+#[test]
+fn a_queue_that_tells_of_its_next_message_is_named() {
+    const TOLD: &str = "import ctypes, time
+c = ctypes.CDLL(None); queue = c.mq_open(b'/told', 0o102, 0o600, None)
+event = (ctypes.c_int * 16)(); event[3] = 1
+done = c.mq_notify(queue, ctypes.byref(event)); open('told', 'w').write(str(done))
+time.sleep(1000)";
+    let lab = Lab::up(2);
+    drop(lab.node("n2").sh("mkdir -p /opt/job"));
+    let told = format!("python3 -c \"{TOLD}\" & until [ -s told ]; do sleep 0.01; done");
+    let job = start(&lab, "told", &told);
+    assert_eq!(lab.node("n1").sh("cat /opt/job/told"), "0");
+    let (code, text) = why(&lab, "told", "n2");
+    assert_eq!(code, Some(3), "{text}");
+    assert_names(&text, &["POSIX message queue /told", "mq_notify"]);
+    let refused = job.try_move("n2");
+    assert_eq!(refused.status.code(), Some(3), "{}", stderr(&refused));
+    assert_runs_on(&job);
+    job.finish().unwrap().expect_pass().unwrap();
+    lab.down_and_check();
+}
+
 /// A service of the node, as a system log or a display is one.
 #[test]
 fn a_socket_towards_a_stranger_is_named() {

@@ -15,6 +15,7 @@ mod interrupted;
 mod job;
 pub mod left;
 mod memory;
+mod mqueue;
 mod names;
 mod namespaces;
 mod pages;

@@ -3,14 +3,18 @@
 
 use std::io;
 
-use super::{CaptureError, SharedRegistry, segments};
+use super::{CaptureError, SharedRegistry, mqueue, segments};
 use crate::{
     api::Obstacle,
     image::{MessageQueue, Pid, SemaphoreSet, SystemV},
-    inspect::system_v::{self, Line},
+    inspect::{
+        refusal,
+        system_v::{self, Line},
+    },
     sys::{
         HostPid,
         sched::{self, Shared},
+        survivor::Shield,
         system_v as calls,
     },
 };
@@ -40,6 +44,12 @@ pub(super) fn capture(
         if !sets.is_empty() {
             obstacles.extend(adjusting(doubtful)?);
         }
+        let told = mqueue::list_notifying()?;
+        obstacles.extend(told.iter().map(|name| refusal::notifying_queue(name)));
+        let posix_queues = match obstacles.is_empty() {
+            true => mqueue::capture()?,
+            false => Vec::new(),
+        };
         let image = SystemV {
             semaphores: sets.iter().map(set).collect::<io::Result<_>>()?,
             queues: system_v::table("msg")?
@@ -47,10 +57,13 @@ pub(super) fn capture(
                 .map(queue)
                 .collect::<io::Result<_>>()?,
             adjustments: Vec::new(),
+            posix_queues,
         };
         Ok((image, segments, obstacles))
     };
     let failed = || CaptureError::proc(init, "the System V objects");
+    // For as long as messages are taken out; the thread that does so inherits it.
+    let _shield = Shield::raise();
     let Some((image, segments, obstacles)) = system_v::within(init, read).map_err(failed())? else {
         return Ok(SystemV::default());
     };

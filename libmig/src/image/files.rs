@@ -106,6 +106,8 @@ pub enum FileObject {
     Inet(Box<InetSocket>),
     /// pidfd_open(2); O_EXCL among its flags is PIDFD_THREAD.
     Pid(PidFile),
+    /// mq_open(3): the name of the queue, without a slash.
+    Queue(#[serde(with = "serde_bytes")] Vec<u8>),
 }
 
 /// Whom a pidfd names.

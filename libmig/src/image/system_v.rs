@@ -14,6 +14,28 @@ pub struct SystemV {
     pub queues: Vec<MessageQueue>,
     /// What semaphores get back when processes end.
     pub adjustments: Vec<Adjustment>,
+    /// Queues of POSIX, which are of the same namespace, by name.
+    pub posix_queues: Vec<PosixQueue>,
+}
+
+/// A message queue of POSIX (mq_overview(7)).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PosixQueue {
+    /// Without a slash.
+    #[serde(with = "serde_bytes")]
+    pub name: Vec<u8>,
+    /// Permissions.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// mq_maxmsg.
+    pub most: i64,
+    /// mq_msgsize.
+    pub longest: i64,
+    /// Priority and text, the first to be received first.
+    pub messages: Vec<(u32, ByteBuf)>,
 }
 
 /// What a semaphore gets when a process ends (SEM_UNDO).

@@ -25,13 +25,14 @@ use crate::{image::Stdio, sys::HostPid};
 /// What the kernel appends to the name of a file that has none any more.
 const DELETED: &[u8] = b" (deleted)";
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
+const MQUEUE_MAGIC: i64 = 0x1980_0202;
 /// File systems whose files mean something else on another node.
 const FOREIGN_FILE_SYSTEMS: &[(i64, &str)] = &[
     (PROC_SUPER_MAGIC, "proc"),
     (0x6e73_6673, "nsfs"),
     (0x5049_4446, "pidfs"),
     (0x5345_434d, "secretmem"),
-    (0x1980_0202, "mqueue"),
+    (MQUEUE_MAGIC, "mqueue"),
     (0xcafe_4a11, "bpf"),
     (0x6462_6720, "debugfs"),
     (0x7472_6163, "tracefs"),
@@ -101,6 +102,8 @@ pub enum Kind {
     Inotify,
     /// pidfd_open(2), whom it names judged further in [`super::pidfd`].
     Pid,
+    /// mq_open(3), whose name is judged further in [`super::mqueue`].
+    Queue,
     /// A socket, judged further in [`super::unix_socket`].
     Socket,
 }
@@ -314,6 +317,10 @@ impl Seen {
             && let Some(about) = proc_file::about(&self.link, self.info.flags)
         {
             return Ok(Kind::Proc(about));
+        }
+        let regular = FileType::from_raw_mode(self.stat.st_mode) == FileType::RegularFile;
+        if self.file_system == Some(MQUEUE_MAGIC) && regular && !self.opaque() {
+            return Ok(Kind::Queue);
         }
         let foreign = FOREIGN_FILE_SYSTEMS
             .iter()

@@ -14,7 +14,7 @@ use rustix::{
 use super::{
     fd::{self, Kind, Seen},
     inet_socket::{self, Inets},
-    inotify,
+    inotify, mqueue,
     pidfd::{self, Target},
     proc_file::About,
     refusal::{self, Refusal},
@@ -159,9 +159,20 @@ impl<'a> Survey<'a> {
             Ok(Kind::Pid) if pidfd::target(&seen.info, self.processes) == Target::Outside => {
                 self.refuse(process, &seen, &refusal::foreign_pidfd());
             }
+            Ok(Kind::Queue) if !self.has_queue(&seen) => {
+                self.refuse(process, &seen, &refusal::foreign_queue(&seen.name()));
+            }
             Ok(Kind::Inotify) => self.watches(process, &seen),
             Ok(_) => {}
         }
+    }
+
+    fn has_queue(&self, seen: &Seen) -> bool {
+        let identity = (seen.stat.st_dev, seen.stat.st_ino);
+        let named = self.processes.first();
+        let named = named.map(|first| mqueue::name_of(first.host, identity));
+        // An error: the job ends.
+        named.is_none_or(|named| named.map_or(true, |name| name.is_some()))
     }
 
     fn watches(&mut self, process: usize, seen: &Seen) {

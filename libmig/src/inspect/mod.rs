@@ -17,6 +17,7 @@ pub mod lock;
 pub mod manifest;
 pub mod mapping_rules;
 pub mod maps;
+pub mod mqueue;
 pub mod nest;
 pub mod own;
 pub mod pid_spaces;

@@ -270,6 +270,27 @@ pub(crate) fn foreign_process(name: &str) -> Refusal {
     }
 }
 
+/// A queue whose next message a process is to be told of: nobody can tell how.
+pub(crate) fn notifying_queue(name: &[u8]) -> Obstacle {
+    Obstacle {
+        pid: None,
+        object: format!("POSIX message queue /{}", String::from_utf8_lossy(name)),
+        reason: "a process is to be told of its next message (mq_notify), nobody can tell how"
+            .to_owned(),
+        remedy: "let the program wait for messages by mq_receive or poll instead".to_owned(),
+        transient: false,
+    }
+}
+
+/// A queue without a name, or of another namespace.
+pub(crate) fn foreign_queue(name: &str) -> Refusal {
+    Refusal::new(
+        name,
+        "the message queue has no name any more, or is not one of the job's capsule",
+        "let the program keep its name (mq_unlink at the end), or close it",
+    )
+}
+
 /// A pidfd of a process that does not move along.
 pub(crate) fn foreign_pidfd() -> Refusal {
     Refusal::new(

@@ -22,6 +22,7 @@ pub mod husk;
 pub mod layout;
 mod limits;
 mod locks;
+mod mqueue;
 mod names;
 mod namespaces;
 mod numa;

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     error::{RestoreError, host},
+    mqueue,
     shm::Files,
 };
 use crate::{
@@ -41,7 +42,8 @@ pub fn clear(namespace: &File) -> io::Result<()> {
 pub(super) fn make_plain(process: HostPid, objects: &SystemV) -> Result<(), RestoreError> {
     let work = || {
         objects.semaphores.iter().try_for_each(set)?;
-        objects.queues.iter().try_for_each(queue)
+        objects.queues.iter().try_for_each(queue)?;
+        objects.posix_queues.iter().try_for_each(mqueue::make)
     };
     system_v::within(process, work).map_err(host(MAKE))?;
     Ok(())
@@ -53,7 +55,7 @@ fn remove_all() -> io::Result<()> {
             calls::remove(kind, line.object.id)?;
         }
     }
-    Ok(())
+    mqueue::remove_all()
 }
 
 /// Makes all objects in the namespace of `init`; segments, without their contents, are
@@ -78,6 +80,8 @@ pub(super) fn make(
         remove_all()?;
         image.system_v.semaphores.iter().try_for_each(set)?;
         image.system_v.queues.iter().try_for_each(queue)?;
+        let posix_queues = &image.system_v.posix_queues;
+        posix_queues.iter().try_for_each(mqueue::make)?;
         let made = segments.into_iter().map(|(id, segment, size)| {
             let (file, attachment) = self::segment(segment, size)?;
             Ok((id, file, attachment))

@@ -57,6 +57,7 @@ impl World {
         let zygote = &mut prepared.zygote;
         let shared = SharedObjects::make(&image.shared, files, zygote, base.injector)?;
         let mut opened = files::open(image, root, host, &|id| shared.duplicate(id))?;
+        opened.open_queues(image, prepared.init)?;
         opened.names = names;
         let world = Self {
             shm,

@@ -19,6 +19,7 @@ pub(super) fn all() -> Vec<Workload> {
         process::CONFINED,
         process::WATCHES,
         process::PIDFDS,
+        process::QUEUES,
         process::TREES,
         nested::NESTED,
         files::FILES,

@@ -34,6 +34,7 @@ macro_rules! test_each_group {
             internet: "inet-";
             events: "events-";
             watches: "watches-";
+            message_queues: "mqueues-";
             pidfds: "pidfds-";
             rings: "uring-";
             terminals: "ptys-";

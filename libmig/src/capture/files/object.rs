@@ -17,7 +17,7 @@ use crate::{
     },
     inspect::{
         fd::{Kind, Seen},
-        inotify,
+        inotify, mqueue,
         pidfd::{self, Target},
         refusal, text_place,
     },
@@ -153,6 +153,7 @@ impl<'a> Objects<'a> {
                 Some(socket) => FileObject::Inet(Box::new(socket?)),
                 None => FileObject::Unix(Box::new(self.sockets.capture(found)?)),
             },
+            Kind::Queue => FileObject::Queue(self.queue(found)?),
             Kind::Pid => FileObject::Pid(self.pid(file, found)?),
             Kind::Inotify => FileObject::Inotify(self.watches(found)?),
             Kind::Epoll => {
@@ -167,6 +168,13 @@ impl<'a> Objects<'a> {
             RingError::Refused(refusal) => found.refused(&refusal),
             RingError::Host(source) => found.host("the ring")(source),
         })
+    }
+
+    fn queue(&self, found: &Found) -> Result<Vec<u8>, FilesError> {
+        let identity = (found.seen.stat.st_dev, found.seen.stat.st_ino);
+        let first = self.processes.first().expect("somebody has it open").host;
+        let name = mqueue::name_of(first, identity).map_err(found.host("the message queue"))?;
+        name.ok_or_else(|| found.refused(&refusal::foreign_queue(&found.seen.name())))
     }
 
     fn pid(&mut self, file: FileId, found: &Found) -> Result<PidFile, FilesError> {

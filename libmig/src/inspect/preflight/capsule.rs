@@ -1,15 +1,16 @@
 //! What belongs to a job and to none of its processes: objects of its ipc
 //! namespace, files in its /dev/shm, and strangers in its pid namespace.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt};
+use std::{collections::BTreeSet, fs};
 
 use super::namespaces;
 use crate::{
     api::Obstacle,
     image::Pid,
     inspect::{
-        fd, pid_spaces,
+        fd, mqueue, pid_spaces,
         process::{self, id_at, level},
+        refusal,
         shm::Shm,
     },
     sys::HostPid,
@@ -25,7 +26,7 @@ pub(super) fn obstacles(init: HostPid, tree: &[(HostPid, Pid)]) -> Vec<Obstacle>
     let apart = |name| namespaces::link(init, name) != namespaces::link(own, name);
     let mut found = Vec::new();
     if apart("ipc") {
-        found.extend(folder(init, "dev/mqueue", "POSIX message queue"));
+        found.extend(notifying_queues(init));
     }
     if apart("mnt") {
         found.extend(foreign_in_shm(init));
@@ -47,24 +48,12 @@ fn obstacle(object: String, reason: &str, remedy: &str) -> Obstacle {
     }
 }
 
-/// Files in a folder that every capsule has for itself.
-fn folder(init: HostPid, path: &str, kind: &str) -> Vec<Obstacle> {
-    let place = format!("/proc/{init}/root/{path}");
-    // Where the capsule sees the node's, its contents are not the job's.
-    let device = |path: &str| fs::metadata(path).map(|metadata| metadata.dev()).ok();
-    if device(&place) == device(&format!("/{path}")) {
-        return Vec::new();
-    }
-    let entries = fs::read_dir(&place).into_iter().flatten().flatten();
-    entries
-        .take(NAMED)
-        .map(|entry| {
-            obstacle(
-                format!("{kind} /{path}/{}", entry.file_name().to_string_lossy()),
-                "it exists in this capsule only and does not move yet",
-                "let the program unlink it, or use memory that it inherits (memfd, MAP_ANONYMOUS)",
-            )
-        })
+/// Message queues of POSIX that are to tell a process of their next message.
+fn notifying_queues(init: HostPid) -> Vec<Obstacle> {
+    let queues = mqueue::of(init).ok().flatten().unwrap_or_default();
+    let notifying = queues.iter().filter(|queue| queue.notifies).take(NAMED);
+    notifying
+        .map(|queue| refusal::notifying_queue(&queue.name))
         .collect()
 }
 

@@ -12,6 +12,7 @@ mod object;
 pub(super) mod pidfd;
 mod pipe;
 mod place;
+mod queue;
 mod socket;
 mod terminal;
 mod timer;

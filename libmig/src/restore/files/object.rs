@@ -162,8 +162,9 @@ impl<'a> Objects<'a> {
         let how = flags(description.flags);
         let opened = match &description.object {
             FileObject::Path(path) => self.path(path, how)?,
-            // Its process is not there yet: see `Opened::open_views`, `Opened::open_processes`.
-            FileObject::Proc { .. } | FileObject::Pid(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
+            // Its process is not there yet: see `Opened::open_views`, `Opened::open_processes`;
+            // queues are of another namespace: see `Opened::open_queues`.
+            FileObject::Proc { .. } | FileObject::Pid(_) | FileObject::Queue(_) => self.path(&proc_root(), OFlags::PATH | OFlags::CLOEXEC)?,
             FileObject::Device { path, major, minor } => {
                 self.device(path, (*major, *minor), how)?
             }
@@ -196,7 +197,7 @@ impl<'a> Objects<'a> {
         };
         if !matches!(
             description.object,
-            FileObject::Proc { .. } | FileObject::Pid(_)
+            FileObject::Proc { .. } | FileObject::Pid(_) | FileObject::Queue(_)
         ) {
             finish(&opened, description)?;
         }

@@ -168,6 +168,24 @@ pub(super) const PROCESS: &[Workload] = &[
     .single(),
 ];
 
+pub(super) const QUEUES: &[Workload] = &[
+    of(
+        "mqueues",
+        "mqueues-queue",
+        &["--mode", "queue"],
+        "POSIX message queues: attributes, messages by priority, flags of descriptors",
+        &["order", "lost", "blocking"],
+    )
+    .single(),
+    of(
+        "mqueues",
+        "mqueues-served",
+        &["--mode", "served"],
+        "a process that waits in mq_receive, and one that waits by epoll",
+        &["stray"],
+    ),
+];
+
 pub(super) const PIDFDS: &[Workload] = &[
     of(
         "pidfds",
