@@ -3,6 +3,7 @@
 //! `MIG_SOAK` is the number of moves: 100 unless it is set, 1000 for the real thing.
 
 mod census;
+mod chaos;
 
 use std::time::Instant;
 
@@ -23,14 +24,18 @@ const GROWTH_KIB: usize = 8 << 10;
 
 #[test]
 fn a_job_moves_often_and_leaves_nothing_behind() {
-    let moves = std::env::var("MIG_SOAK").map_or(100, |count| {
-        count.parse().expect("MIG_SOAK is a number of moves")
-    });
+    let moves = moves().unwrap_or(100);
     let lab = Lab::up(2);
     if let Err(error) = soak(&lab, moves) {
         panic!("{error:#}");
     }
     lab.down_and_check();
+}
+
+/// What `MIG_SOAK` says.
+fn moves() -> Option<usize> {
+    let count = std::env::var("MIG_SOAK").ok()?;
+    Some(count.parse().expect("MIG_SOAK is a number of moves"))
 }
 
 fn soak(lab: &Lab, moves: usize) -> Result<()> {

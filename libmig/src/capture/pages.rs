@@ -11,8 +11,8 @@ use super::{
 };
 use crate::{
     image::{
-        Backing, BulkTarget, Mapping, MemoryImage, Pid, Process, ProcessKind, SharedId,
-        SharedMemory,
+        Backing, BulkTarget, FileObject, Mapping, MemoryImage, OpenFile, Pid, Process, ProcessKind,
+        SharedId, SharedMemory,
     },
     sys::{
         HostPid,
@@ -44,9 +44,15 @@ impl Frozen {
         sink: &mut dyn BulkSink,
     ) -> Result<(), CaptureError> {
         let mut buffer = buffer();
+        let trusted = !is_read_past_its_pages(&captured.image.files);
         for (frozen, process) in self.processes.iter().zip(&captured.image.processes) {
             if let ProcessKind::Live(live) = &process.kind {
-                let followed = tracker.as_mut().and_then(|tracker| tracker.of(frozen.host));
+                let mut followed = tracker.as_mut().and_then(|tracker| tracker.of(frozen.host));
+                if let Some(followed) = &mut followed
+                    && !trusted
+                {
+                    followed.distrust();
+                }
                 let source = Source::open(frozen.host)?;
                 source.send_private(process.pid, &live.memory, followed, sink, &mut buffer)?;
             }
@@ -61,6 +67,20 @@ impl Frozen {
         }
         Ok(())
     }
+}
+
+/// Whether files are read by O_DIRECT: what a device writes to memory in the middle of a round,
+/// its page tables do not tell of.
+fn is_read_past_its_pages(files: &[OpenFile]) -> bool {
+    let of_a_device = |file: &OpenFile| {
+        let object = &file.object;
+        matches!(
+            object,
+            FileObject::Path(_) | FileObject::Unlinked(_) | FileObject::Shared(_)
+        )
+    };
+    let mut files = files.iter().filter(|file| of_a_device(file));
+    files.any(|file| file.flags & libc::O_DIRECT != 0)
 }
 
 /// Room for a piece.

@@ -321,6 +321,11 @@ impl Followed {
         Ok(unwritten.map(|region| region.start..region.end).collect())
     }
 
+    /// Somebody may have written to its memory unseen: all of it is to be sent once more.
+    pub(super) fn distrust(&mut self) {
+        self.fresh.clear();
+    }
+
     /// What the destination has been sent at any time.
     pub(super) fn sent(&self) -> &RangeSet<u64> {
         &self.there

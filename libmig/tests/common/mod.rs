@@ -114,6 +114,7 @@ fn unique() -> u64 {
 }
 
 /// Polls a condition, with a deadline.
+#[allow(dead_code, reason = "not every test binary needs it")]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !condition() {

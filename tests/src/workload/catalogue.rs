@@ -1,5 +1,6 @@
 //! The table of all workloads. One entry for each kind of state that a move must carry.
 
+mod chaos;
 mod files;
 mod memory;
 mod nested;
@@ -25,6 +26,7 @@ pub(super) fn all() -> Vec<Workload> {
         files::FILES,
         files::RINGS,
         files::TRANSITIONS,
+        chaos::CHAOS,
     ]
     .concat()
 }

@@ -39,6 +39,7 @@ macro_rules! test_each_group {
             rings: "uring-";
             terminals: "ptys-";
             stress: "stress-";
+            chaos: "chaos-";
         }
     };
     ($run:path; $($test:ident: $prefix:literal;)+) => {
