@@ -31,6 +31,11 @@ const REFUSED: &[(&str, &str)] = &[
         "sockets-datagrams-abstract",
         "somebody at the destination has it",
     ),
+    (
+        "sockets-backlog-abstract",
+        "somebody at the destination has it",
+    ),
+    ("inet-storm", "somebody at the destination has it"),
     ("inet-tcp", "somebody at the destination has it"),
     ("inet-tcp6", "somebody at the destination has it"),
     ("inet-options", "somebody at the destination has it"),

@@ -8,10 +8,13 @@
  * --mode epoll: an epoll set that watches sockets
  * --mode abstract: a socket that listens at an abstract address, and its connections
  * --mode path: sockets with paths, relative or deleted, their connections, and those whose listener is gone
+ * --mode backlog: connections that nobody has accepted yet
+ * --mode storm: callers that never rest, of a server that is always behind them
  * --mode datagrams: datagram sockets with addresses, and senders that are known by theirs
  * --mode passed: a ring of processes with words on their way
  */
 #include "workload.h"
+#include <arpa/inet.h>
 #include <stddef.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
@@ -539,6 +542,181 @@ static void path(void)
 	CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
 }
 
+/* Each of the two that listen has four connections that wait: one of a child, one of a bound
+ * socket, one that has shut its direction, and one that is blocking. */
+static void backlog(void)
+{
+	enum { WAIT = 4 };
+	static const int kinds[2] = { SOCK_STREAM, SOCK_SEQPACKET };
+	struct sockaddr_un where[2], own[2], none = { .sun_family = AF_UNIX };
+	socklen_t length[2], own_length[2];
+	int listener[2], ask[2], set = MUST(epoll_create1(0));
+	char byte;
+	if (wl_num("abstract", 0)) {
+		length[0] = address(&where[0]);
+		listener[0] = MUST(socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0));
+		MUST(bind(listener[0], (void *)&where[0], length[0]));
+		MUST(listen(listener[0], 8));
+	} else {
+		listener[0] = bound(SOCK_STREAM, wl_path("backlog-stream"), &where[0], &length[0]);
+	}
+	listener[1] = bound(SOCK_SEQPACKET, wl_path("backlog"), &where[1], &length[1]);
+	own_length[0] = at_path(&own[0], wl_path("caller"));
+	own_length[1] = at_path(&own[1], wl_path("caller-packet"));
+	for (int k = 0; k < 2; k++) {
+		struct epoll_event event = { .events = EPOLLIN, .data.u32 = (uint32_t)k };
+		MUST(epoll_ctl(set, EPOLL_CTL_ADD, listener[k], &event));
+	}
+	MUST(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, ask));
+	pid_t parent = getpid(), child = wl_fork();
+	if (child == 0) {
+		close(ask[0]);
+		while (recv(ask[1], &byte, 1, 0) == 1) {
+			int client[2];
+			for (int k = 0; k < 2; k++)
+				client[k] = reach(kinds[k], &where[k], length[k]);
+			CHECK(send(ask[1], "", 1, 0) == 1, "send: %s", strerror(errno));
+			CHECK(recv(ask[1], &byte, 1, 0) == 1, "an order");
+			for (int k = 0; k < 2; k++) {
+				want_peer(client[k], parent);
+				pid_t self = getpid();
+				CHECK(send(client[k], &self, 4, 0) == 4, "send: %s", strerror(errno));
+			}
+			CHECK(send(ask[1], "", 1, 0) == 1, "send: %s", strerror(errno));
+			CHECK(recv(ask[1], &byte, 1, 0) == 1, "an order");
+			close(client[0]), close(client[1]);
+		}
+		_exit(0);
+	}
+	close(ask[1]);
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		int client[2][WAIT], server[2][WAIT];
+		struct epoll_event events[2];
+		CHECK(send(ask[0], "", 1, 0) == 1 && recv(ask[0], &byte, 1, 0) == 1, "the child");
+		for (int k = 0; k < 2; k++) {
+			client[k][1] = MUST(socket(AF_UNIX, kinds[k], 0));
+			MUST(bind(client[k][1], (void *)&own[k], own_length[k]));
+			MUST(connect(client[k][1], (void *)&where[k], length[k]));
+			client[k][2] = reach(kinds[k], &where[k], length[k]);
+			if (!wl_sabotage("shut"))
+				MUST(shutdown(client[k][2], SHUT_WR));
+			client[k][3] = reach(kinds[k], &where[k], length[k]);
+		}
+		/* More wait by now than may. */
+		MUST(listen(listener[0], 2));
+		if (wl_sabotage("order"))
+			close(MUST(accept(listener[1], NULL, NULL)));
+		more = hold();
+		CHECK(MUST(epoll_wait(set, events, 2, 0)) == 2, "nobody is to be accepted");
+		for (int k = 0; k < 2; k++) {
+			for (int i = 0; i < WAIT; i++) {
+				struct sockaddr_un found;
+				socklen_t size = sizeof found;
+				server[k][i] = accept4(listener[k], (void *)&found, &size, SOCK_NONBLOCK);
+				CHECK(server[k][i] >= 0, "connection %d is lost", i);
+				CHECK(size == (i == 1 ? own_length[k] : sizeof(sa_family_t)) &&
+				      !memcmp(&found, i == 1 ? &own[k] : &none, size), "the address of connection %d", i);
+				want_name(server[k][i], false, &where[k], length[k]);
+			}
+			CHECK(accept(listener[k], NULL, NULL) == -1 && errno == EAGAIN, "a connection too much");
+			want_name(client[k][1], false, &own[k], own_length[k]);
+			CHECK(recv(server[k][2], &byte, 1, 0) == 0, "no end of a direction that was shut");
+			for (int i = 1; i < WAIT; i++) {
+				want_peer(client[k][i], parent);
+				put(server[k][i], 16, seed + i);
+				take(client[k][i], 0, 16, seed + i, k == 0);
+				if (i != 2) {
+					put(client[k][i], 24, seed + i);
+					take(server[k][i], 0, 24, seed + i, k == 0);
+				}
+			}
+		}
+		want_peer(server[1][1], parent);
+		want_peer(server[1][0], child);
+		CHECK(fcntl(client[0][3], F_GETFL) == (O_RDWR | O_NONBLOCK) && fcntl(client[0][1], F_GETFL) == O_RDWR, "flags");
+		CHECK(send(ask[0], "", 1, 0) == 1 && recv(ask[0], &byte, 1, 0) == 1, "the child");
+		for (int k = 0; k < 2; k++) {
+			pid_t told = 0;
+			CHECK(recv(server[k][0], &told, 4, 0) == 4 && told == child, "what the child sends");
+			for (int i = 0; i < WAIT; i++) {
+				close(server[k][i]);
+				if (i)
+					close(client[k][i]);
+			}
+			MUST(unlink(own[k].sun_path));
+		}
+		MUST(listen(listener[0], 8));
+		CHECK(send(ask[0], "", 1, 0) == 1, "the child");
+	}
+	close(ask[0]);
+	int status;
+	CHECK(wait(&status) > 0 && status == 0, "a child ended with %#x", status);
+	if (where[0].sun_path[0])
+		MUST(unlink(where[0].sun_path));
+	MUST(unlink(where[1].sun_path));
+}
+
+/* Callers send before they are accepted, and somebody always waits. */
+static void storm(void)
+{
+	enum { CALLERS = 4 };
+	struct sockaddr_un unix_where;
+	struct sockaddr_in inet_where = { .sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	bool inet = wl_num("inet", 0);
+	struct sockaddr *where = inet ? (void *)&inet_where : (void *)&unix_where;
+	socklen_t length = sizeof inet_where;
+	int listener, family = inet ? AF_INET : AF_UNIX;
+	uint64_t word;
+	pid_t child[CALLERS];
+	if (inet) {
+		listener = MUST(socket(AF_INET, SOCK_STREAM, 0));
+		MUST(bind(listener, where, length));
+		MUST(getsockname(listener, where, &length));
+		MUST(listen(listener, 8));
+	} else {
+		listener = bound(SOCK_STREAM, wl_path("storm"), &unix_where, &length);
+		MUST(fcntl(listener, F_SETFL, 0));
+	}
+	for (int i = 0; i < CALLERS; i++) {
+		child[i] = wl_fork();
+		if (child[i])
+			continue;
+		signal(SIGTERM, SIG_DFL);
+		close(listener);
+		for (uint64_t asked = i;; asked += wl_mix(asked) % 1000) {
+			int fd = MUST(socket(family, SOCK_STREAM, 0));
+			CHECK(connect(fd, where, length) == 0, "connect: %s", strerror(errno));
+			CHECK(send(fd, &asked, 8, MSG_NOSIGNAL) == 8, "a question: %s", strerror(errno));
+			CHECK(recv(fd, &word, 8, MSG_WAITALL) == 8, "no answer: %s", strerror(errno));
+			CHECK(word == wl_mix(asked), "an answer is wrong");
+			close(fd);
+		}
+	}
+	wl_ready();
+	while (wl_tick()) {
+		struct pollfd ready = { .fd = listener, .events = POLLIN };
+		wl_nap(WL_MS);
+		CHECK(MUST(poll(&ready, 1, 20000)) == 1, "nobody calls");
+		int fd = MUST(accept(listener, NULL, NULL));
+		CHECK(recv(fd, &word, 8, MSG_WAITALL) == 8, "a question: %s", strerror(errno));
+		word = wl_mix(word);
+		if (wl_sabotage("answer"))
+			word++;
+		CHECK(send(fd, &word, 8, 0) == 8, "an answer: %s", strerror(errno));
+		CHECK(recv(fd, &word, 8, 0) == 0, "more than a question");
+		close(fd);
+	}
+	for (int i = 0; i < CALLERS; i++) {
+		int status;
+		MUST(kill(child[i], SIGTERM));
+		CHECK(waitpid(child[i], &status, 0) > 0 && (WIFSIGNALED(status) || status == 0), "a child ended with %#x",
+		      status);
+	}
+	if (!inet)
+		MUST(unlink(unix_where.sun_path));
+}
+
 /* One datagram of eight bytes, and the address of its sender. */
 static void take_from(int fd, uint64_t wanted, const struct sockaddr_un *from, socklen_t length)
 {
@@ -676,6 +854,10 @@ int main(int argc, char **argv)
 		abstract();
 	else if (wl_mode("path"))
 		path();
+	else if (wl_mode("backlog"))
+		backlog();
+	else if (wl_mode("storm"))
+		storm();
 	else if (wl_mode("datagrams"))
 		datagrams();
 	else if (wl_mode("passed"))

@@ -28,6 +28,9 @@ use crate::{
 /// may have been continued meanwhile.
 const SETTLING: Duration = Duration::from_millis(100);
 
+/// How long some processes of a tree may run on while the others stand still.
+pub const REST: Duration = Duration::from_millis(30);
+
 /// A tree whose threads are all in ptrace stops. Dropped, it runs on as if nothing had been.
 #[derive(Debug)]
 pub struct Frozen {
@@ -87,15 +90,46 @@ impl FrozenThread {
 /// # Errors
 /// Obstacles (transient ones, say a vfork in progress, are worth another try).
 pub fn freeze(scope: impl Into<Scope>) -> Result<Frozen, CaptureError> {
+    freeze_after(scope, &[], &|| true)
+}
+
+/// As [`freeze`], but these of its processes are stopped first, and the others run on until
+/// `rest` says that they have done what they are to do, or for [`REST`].
+///
+/// # Errors
+/// As [`freeze`].
+pub fn freeze_after(
+    scope: impl Into<Scope>,
+    first: &[HostPid],
+    rest: &dyn Fn() -> bool,
+) -> Result<Frozen, CaptureError> {
     let scope = scope.into();
     // An interrupted sleep of a confined thread may be one that its filters do not
     // let it go on with, until that has been seen to.
     let _shield = Shield::raise();
-    // Being stopped is to run: a sleeper's last run must be read before.
-    let watch = Watch::of(&gather::members(scope)?);
     let mut gathering = Gathering::default();
-    match gathering.complete(scope, &watch) {
-        Ok(processes) => Ok(Frozen {
+    let mut complete = || {
+        let members = gather::members(scope)?;
+        // Being stopped is to run: a sleeper's last run must be read before.
+        let (early, late): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|host| first.contains(host));
+        let watch = match early.is_empty() {
+            true => Watch::of(&late),
+            false => {
+                let watch = Watch::of(&early);
+                let began = Instant::now();
+                gathering.stop(&early)?;
+                while !rest() && began.elapsed() < REST {
+                    thread::sleep(Duration::from_micros(100));
+                }
+                watch.and_later(began.elapsed(), Watch::of(&late))
+            }
+        };
+        let processes = gathering.complete(scope, &watch)?;
+        Ok((watch, processes))
+    };
+    match complete() {
+        Ok((watch, processes)) => Ok(Frozen {
             keeper: scope.keeper(),
             processes,
             clock: watch.clock,

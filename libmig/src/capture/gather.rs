@@ -76,6 +76,17 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
+    /// Stops these processes, before the others.
+    pub(super) fn stop(&mut self, processes: &[HostPid]) -> Result<(), CaptureError> {
+        for process in processes {
+            self.seize_process(*process)?;
+        }
+        for thread in self.seized.clone() {
+            self.settle(thread)?;
+        }
+        Ok(())
+    }
+
     /// Stops all of the tree.
     pub(super) fn complete(
         &mut self,

@@ -38,7 +38,7 @@ mod timed;
 mod track;
 
 pub use error::CaptureError;
-pub use freeze::{Frozen, freeze};
+pub use freeze::{Frozen, REST, freeze, freeze_after};
 pub use job::{Captured, LiveSource, Tables};
 pub use pages::own_memory;
 pub use shared::{SharedError, SharedRegistry};

@@ -1,6 +1,9 @@
 //! How long threads have slept, read just before they are stopped.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
@@ -36,6 +39,16 @@ impl Watch {
             samples: sample(processes),
             clock: clock.unwrap_or_default(),
         }
+    }
+
+    /// With what was seen of others so much later. Nobody of these has run meanwhile.
+    pub(super) fn and_later(mut self, time: Duration, others: Self) -> Self {
+        let passed = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        for sample in self.samples.values_mut() {
+            sample.slept_ns = sample.slept_ns.map(|slept| slept.saturating_add(passed));
+        }
+        self.samples.extend(others.samples);
+        self
     }
 }
 

@@ -16,6 +16,8 @@ pub struct UnixSocket {
     pub file: Option<SocketFile>,
     /// How many connections may wait, if it listens.
     pub backlog: Option<u32>,
+    /// Those who wait to be accepted from it, the first one first.
+    pub waiting: Vec<UnixCall>,
     /// The socket that it was accepted from, whose address it has.
     pub accepted_from: Option<FileId>,
     /// It was accepted from a socket that nobody has open any more.
@@ -65,6 +67,17 @@ pub enum UnixPeer {
     Socket(FileId),
     /// Nobody has it open any more.
     Closed,
+    /// It waits to be accepted ([`UnixSocket::waiting`]).
+    Waiting,
+}
+
+/// A connection that nobody has accepted, and through which nothing has been sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnixCall {
+    /// The end that there is.
+    pub from: FileId,
+    /// A process that has it: whom SO_PEERCRED is to tell of.
+    pub by: UnixCredentials,
 }
 
 /// A process as another one sees it through a socket.

@@ -3,6 +3,7 @@
 //! this machine: its load, its kernel, its CPU.
 
 pub mod addresses;
+pub mod backlog;
 pub mod boot;
 pub mod cpu;
 pub mod demand;

@@ -57,10 +57,11 @@ pub const BOTH_SHUT: u8 = 3;
 const LISTENING: u8 = 10;
 
 const MESSAGE: usize = HEADER + 16;
-/// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_RQLEN.
-const SHOW: u32 = 1 | 4 | 0x10;
+/// UDIAG_SHOW_NAME | UDIAG_SHOW_PEER | UDIAG_SHOW_ICONS | UDIAG_SHOW_RQLEN.
+const SHOW: u32 = 1 | 4 | 8 | 0x10;
 const NAME: u16 = 0;
 const PEER: u16 = 2;
+const WAITING: u16 = 3;
 const QUEUES: u16 = 4;
 const SHUTDOWN: u16 = 6;
 
@@ -75,6 +76,11 @@ pub struct Socket {
     pub file: Option<SocketFile>,
     /// How many connections may wait, if it listens.
     pub backlog: Option<u32>,
+    /// Inodes of those who wait to be accepted from it, the first one first; 0 for a socket
+    /// that is closed.
+    pub waiting: Vec<u32>,
+    /// Something that it has sent has not been read.
+    pub unread: bool,
     /// Inode of what it is connected to; 0 for a socket that is closed.
     pub peer: Option<u32>,
     /// sk_shutdown: 1 for receiving, 2 for sending.
@@ -90,6 +96,7 @@ struct Diag {
     name: Option<Vec<u8>>,
     /// Connections that wait and how many may, of one that listens.
     queues: (u32, u32),
+    waiting: Vec<u32>,
     peer: Option<u32>,
     shutdown: u8,
 }
@@ -136,30 +143,22 @@ pub fn look(fd: &OwnedFd, inode: u64, root: Option<&OwnedFd>) -> Result<Socket, 
             _ => None,
         },
         backlog: (diag.state == LISTENING).then_some(diag.queues.1),
+        waiting: diag.waiting.clone(),
+        unread: diag.state != LISTENING && socket::unread(fd).map_err(unreadable)? > 0,
         peer: diag.peer,
         shutdown: diag.shutdown,
         reset: events.contains(PollFlags::ERR),
     };
-    judge(&diag, &found, events.contains(PollFlags::PRI)).map_or(Ok(found), Err)
+    judge(&found, events.contains(PollFlags::PRI)).map_or(Ok(found), Err)
 }
 
-fn judge(diag: &Diag, found: &Socket, urgent: bool) -> Option<Refusal> {
+fn judge(found: &Socket, urgent: bool) -> Option<Refusal> {
     let dgram = found.kind == libc::SOCK_DGRAM;
-    if diag.state == LISTENING && diag.queues.0 > 0 {
-        return Some(refusal::socket_busy(
-            "connections wait in it to be accepted",
-        ));
-    }
     if urgent {
         return Some(refusal::socket_busy("it holds urgent data (MSG_OOB)"));
     }
     if dgram && found.reset {
         return Some(refusal::socket_busy("an error of it has not been read yet"));
-    }
-    if found.peer == Some(0) && !dgram && found.shutdown != BOTH_SHUT {
-        return Some(refusal::socket_busy(
-            "nobody has accepted its connection yet",
-        ));
     }
     None
 }
@@ -193,6 +192,16 @@ fn file(fd: &OwnedFd, root: Option<&OwnedFd>) -> Result<SocketFile, Refusal> {
 /// Why one of these cannot travel, the others being all that the job has.
 #[must_use]
 pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Option<Refusal> {
+    if socket.is_calling() && called(socket, inode, all).is_none() {
+        let reason = "nobody in the job is to accept its connection";
+        return Some(refusal::socket_busy(reason));
+    }
+    let waits = |caller: &u32| all.get(caller).is_some_and(|one| one.is_calling() && !one.unread);
+    if !socket.waiting.iter().all(waits) {
+        return Some(refusal::socket_busy(
+            "a connection waits to be accepted that has sent something, has ended or is a stranger's",
+        ));
+    }
     let peer = socket.peer.filter(|peer| *peer != 0)?;
     let other = all.get(&peer).filter(|other| other.kind == socket.kind);
     // Datagram sockets may be connected one way, to an address.
@@ -206,11 +215,29 @@ pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Opti
         .then(|| refusal::foreign_socket(inode))
 }
 
+impl Socket {
+    /// Whether it is connected to what nobody has accepted. The other end of one that is
+    /// closed has both directions shut.
+    #[must_use]
+    pub fn is_calling(&self) -> bool {
+        self.peer == Some(0) && self.kind != libc::SOCK_DGRAM && self.shutdown != BOTH_SHUT
+    }
+}
+
+/// The inode of the socket that one is to be accepted from.
+#[must_use]
+pub fn called(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Option<u32> {
+    let listens = |other: &Socket| other.kind == socket.kind && other.waiting.contains(&inode);
+    let mut found = all.iter().filter(|(_, other)| listens(other));
+    found.next().filter(|_| socket.is_calling()).map(|(listener, _)| *listener)
+}
+
 /// Whether a socket was accepted from one that is closed: it has an address
 /// and a peer that was not accepted itself.
 #[must_use]
 pub fn is_orphan(socket: &Socket, all: &BTreeMap<u32, Socket>) -> bool {
-    let Some(peer) = socket.peer.filter(|_| socket.kind != libc::SOCK_DGRAM) else {
+    let accepted = socket.kind != libc::SOCK_DGRAM && !socket.is_calling();
+    let Some(peer) = socket.peer.filter(|_| accepted) else {
         return false;
     };
     let accepted = |other| listener(other, all).is_some();
@@ -280,6 +307,10 @@ fn parse(answer: &[u8]) -> io::Result<Diag> {
             QUEUES => {
                 let queue = |at| word(value, at).ok_or_else(malformed);
                 diag.queues = (queue(0)?, queue(4)?);
+            }
+            WAITING => {
+                let words = value.chunks_exact(4);
+                diag.waiting = words.filter_map(|inode| word(inode, 0)).collect();
             }
             PEER => diag.peer = Some(word(value, 0).ok_or_else(malformed)?),
             SHUTDOWN => diag.shutdown = *value.first().ok_or_else(malformed)?,
@@ -355,7 +386,15 @@ mod tests {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
         let client = UnixStream::connect_addr(&address).unwrap();
-        assert!(see(&listener).1.unwrap_err().transient, "one waits");
+        let [listens, calls] = [see(&listener), see(&client)].map(|(inode, found)| (inode, found.unwrap()));
+        let both = BTreeMap::from([listens.clone(), calls.clone()]);
+        assert_eq!(listens.1.waiting, [calls.0]);
+        assert_eq!(called(&calls.1, calls.0, &both), Some(listens.0));
+        for (inode, socket) in &both {
+            assert_eq!(strayed(socket, *inode, &both), None);
+            let alone = BTreeMap::from([(*inode, socket.clone())]);
+            assert!(strayed(socket, *inode, &alone).unwrap().transient);
+        }
         let (server, _) = listener.accept().unwrap();
         let ends = [see(&listener), see(&client), see(&server)];
         let all: BTreeMap<u32, Socket> = ends
@@ -431,8 +470,12 @@ mod tests {
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         assert!(see(&listener).1.unwrap().backlog.is_some());
-        let waiting = UnixStream::connect(&path).unwrap();
-        assert!(see(&waiting).1.unwrap_err().transient);
+        let mut waiting = UnixStream::connect(&path).unwrap();
+        std::io::Write::write_all(&mut waiting, b"early").unwrap();
+        let ends = [see(&listener), see(&waiting)].map(|(inode, found)| (inode, found.unwrap()));
+        let (inode, listens) = &ends[0];
+        let refusal = strayed(listens, *inode, &BTreeMap::from(ends.clone()));
+        assert!(refusal.unwrap().transient, "nobody can see what it has sent");
         let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(
             see(&network).1,

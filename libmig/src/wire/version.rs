@@ -1,5 +1,6 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 31. Connections of Unix sockets that nobody has accepted; datagrams that wait in UDP sockets.
 //! 30. Message queues of POSIX.
 //! 29. Bytes that lie in another file.
 //! 28. Places in texts of /proc.
@@ -32,9 +33,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 30;
+pub const NEWEST: u16 = 31;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 30;
+pub const OLDEST: u16 = 31;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

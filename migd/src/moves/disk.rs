@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use super::local::Local;
 use super::outgoing::Outgoing;
+use super::{TRIES, pause};
 use crate::control::{Caller, Events};
 use crate::daemon::Daemon;
 use crate::jobs::registry::unix_now;
@@ -47,10 +48,34 @@ pub(crate) fn save(
     asker: Option<UnixStream>,
     events: &Events,
 ) -> Result<CheckpointReport, Failure> {
-    let (record, epoch) = daemon.jobs.leave(job, daemon.node())?;
     let ends = asker.is_some();
+    let mut asker = asker;
+    let mut tries = 1;
+    let saved = loop {
+        match save_once(daemon, caller, (job, tries), (file, known.as_ref()), &mut asker, events) {
+            // Nothing has been written, nor has the asker been told of anything.
+            Err(failure) if tries < TRIES && passes(&failure) => pause(tries),
+            saved => break saved,
+        }
+        tries += 1;
+    };
+    if ends && saved.is_ok() {
+        wait_for_end(daemon, job);
+    }
+    saved
+}
+
+fn save_once(
+    daemon: &Daemon,
+    caller: Caller,
+    (job, tries): (&JobId, u32),
+    place: (&File, Option<&Known>),
+    asker: &mut Option<UnixStream>,
+    events: &Events,
+) -> Result<CheckpointReport, Failure> {
+    let (record, epoch) = daemon.jobs.leave(job, daemon.node())?;
     let saved = survivor::run(|| {
-        let mode = if ends {
+        let mode = if asker.is_some() {
             MoveMode::Stop
         } else {
             MoveMode::Precopy
@@ -58,23 +83,25 @@ pub(crate) fn save(
         let how = (daemon.node(), mode);
         Local::find(daemon, job)
             .and_then(|local| Outgoing::new(daemon, local, record, epoch, how, events))
-            .and_then(|mut outgoing| {
-                let report = write(daemon, caller, &mut outgoing, (file, known.as_ref()), ends)?;
-                if let Some(asker) = asker {
+            .and_then(|outgoing| {
+                let mut outgoing = outgoing.after(tries);
+                let report = write(daemon, caller, &mut outgoing, place, asker.is_some())?;
+                if let Some(asker) = asker.take() {
                     end(outgoing, epoch, asker, &report)?;
                 }
                 Ok(report)
             })
     });
     daemon.jobs.aborted(job, epoch);
-    let saved = saved.unwrap_or_else(|error| {
+    saved.unwrap_or_else(|error| {
         let said = "there can be no process for the checkpoint";
         Err(Failure::from_error(Code::Host, said, &error))
-    });
-    if ends && saved.is_ok() {
-        wait_for_end(daemon, job);
-    }
-    saved
+    })
+}
+
+/// Whether all that stands in the way may be gone in a moment.
+fn passes(failure: &Failure) -> bool {
+    !failure.obstacles.is_empty() && failure.obstacles.iter().all(|obstacle| obstacle.transient)
 }
 
 /// Told by its init, like any end; until that is on record it cannot be restored.

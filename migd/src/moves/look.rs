@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use libmig::api::{Failure, Obstacle};
 use libmig::image::{NeededAddress, NeededFile};
+use libmig::inspect::backlog::Backlogs;
 use libmig::inspect::demand::Demand;
 use libmig::inspect::own::OwnFiles;
 use libmig::inspect::process::Scope;
@@ -101,29 +102,39 @@ type Found = (Vec<Obstacle>, Vec<NeededFile>, Vec<NeededAddress>);
 
 /// The tree at this instant.
 fn instant(scope: Scope, stdio: &CapsuleStdio) -> Found {
-    let tree = inspect::process::tree(scope);
     let mut obstacles = inspect::preflight::preflight_tree(scope);
-    // A process that ends while we look is no obstacle.
-    let open: Vec<(HostPid, i32, OwnedFd)> = tree
-        .into_iter()
-        .filter_map(|(host, pid)| {
-            let raw = Pid::from_raw(host.raw())?;
-            Some((host, pid, pidfd_open(raw, PidfdFlags::empty()).ok()?))
-        })
-        .collect();
-    let sources: Vec<FileSource<'_>> = open
-        .iter()
-        .map(|(host, pid, pidfd)| FileSource {
-            pid: *pid,
-            host: *host,
-            pidfd: pidfd.as_fd(),
-        })
-        .collect();
+    let open = open(scope);
+    let sources = sources(&open);
     obstacles.extend(inspect::files::preflight(&sources, stdio));
     let hosts = open.iter().map(|(host, ..)| *host);
     let own = OwnFiles::of(scope.top(), hosts);
     let files = inspect::manifest::of(&sources, stdio, own);
     (obstacles, files, inspect::addresses::of(&sources))
+}
+
+/// Who in a tree takes connections, and who makes them.
+pub(super) fn backlogs(scope: Scope) -> Backlogs {
+    Backlogs::of(&sources(&open(scope)))
+}
+
+/// A process that ends while we look is no obstacle.
+fn open(scope: Scope) -> Vec<(HostPid, i32, OwnedFd)> {
+    let tree = inspect::process::tree(scope).into_iter();
+    tree.filter_map(|(host, pid)| {
+        let raw = Pid::from_raw(host.raw())?;
+        Some((host, pid, pidfd_open(raw, PidfdFlags::empty()).ok()?))
+    })
+    .collect()
+}
+
+fn sources(open: &[(HostPid, i32, OwnedFd)]) -> Vec<FileSource<'_>> {
+    open.iter()
+        .map(|(host, pid, pidfd)| FileSource {
+            pid: *pid,
+            host: *host,
+            pidfd: pidfd.as_fd(),
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -74,17 +74,21 @@ pub(crate) fn start(
 ) -> Result<MoveReport, Failure> {
     let mut tries = 1;
     loop {
-        match attempt(daemon, job, (to, mode), events) {
+        match attempt(daemon, job, (to, mode), tries, events) {
             Attempt::Moved(moved) => return Ok(report(daemon, job, to, &moved)),
             Attempt::Failed(failure) => return Err(failure),
             Attempt::Again(_) if tries < TRIES => {
-                // A vfork or an exec in progress: over within milliseconds.
-                std::thread::sleep(Duration::from_millis(u64::from(tries.min(20))));
+                pause(tries);
                 tries += 1;
             }
             Attempt::Again(failure) => return Err(failure),
         }
     }
+}
+
+/// Before the next try: a vfork or an exec in progress is over within milliseconds.
+fn pause(tries: u32) {
+    std::thread::sleep(Duration::from_millis(u64::from(tries.min(20))));
 }
 
 enum Attempt {
@@ -95,8 +99,14 @@ enum Attempt {
 
 /// In a process of its own, which a killed daemon does not take along in the middle of what
 /// a job might not survive.
-fn attempt(daemon: &Daemon, job: &JobId, how: (&NodeName, MoveMode), events: &Events) -> Attempt {
-    survivor::run(|| try_once(daemon, job, how, events)).unwrap_or_else(|error| {
+fn attempt(
+    daemon: &Daemon,
+    job: &JobId,
+    how: (&NodeName, MoveMode),
+    tries: u32,
+    events: &Events,
+) -> Attempt {
+    survivor::run(|| try_once(daemon, job, how, tries, events)).unwrap_or_else(|error| {
         let said = "there can be no process for the move";
         Attempt::Failed(Failure::from_error(Code::Host, said, &error))
     })
@@ -135,6 +145,7 @@ fn try_once(
     daemon: &Daemon,
     job: &JobId,
     (to, mode): (&NodeName, MoveMode),
+    tries: u32,
     events: &Events,
 ) -> Attempt {
     let (record, epoch) = match daemon.jobs.leave(job, to) {
@@ -149,7 +160,7 @@ fn try_once(
     };
     let departure = Local::find(daemon, job)
         .and_then(|local| Outgoing::new(daemon, local, record, epoch, (to, mode), events))
-        .and_then(|mut outgoing| depart(daemon, &mut outgoing, job, epoch, to));
+        .and_then(|outgoing| depart(daemon, &mut outgoing.after(tries), job, epoch, to));
     match departure {
         Ok(Departure::Moved(moved)) => Attempt::Moved(moved),
         Ok(Departure::Stayed(error)) => {

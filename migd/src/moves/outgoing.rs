@@ -12,6 +12,7 @@ use libmig::capture::{
     self, BulkSink, CaptureError, Captured, Frozen, LiveSource, SharedRegistry, Tables, Tracker,
 };
 use libmig::image::{Draft, JobImage, NeededFile};
+use libmig::inspect::backlog::Backlogs;
 use libmig::inspect::{fd, manifest};
 use libmig::migration::{JobError, SourceJob, failpoint};
 use libmig::sys::HostPid;
@@ -28,6 +29,9 @@ use crate::daemon::Daemon;
 use crate::jobs::record::{Committed, JobRecord};
 use crate::jobs::{settle, watch};
 
+/// Every so many tries a job is frozen although something was in the way that passes.
+const INSISTING: u32 = 4;
+
 /// A job of this node that is to leave it.
 pub(super) struct Outgoing<'a> {
     daemon: &'a Daemon,
@@ -43,6 +47,7 @@ pub(super) struct Outgoing<'a> {
     unlinked: UnlinkedContents,
     departing: bool,
     held: bool,
+    insists: bool,
 }
 
 impl<'a> Outgoing<'a> {
@@ -69,7 +74,15 @@ impl<'a> Outgoing<'a> {
             unlinked: UnlinkedContents::default(),
             departing: false,
             held: false,
+            insists: false,
         })
+    }
+
+    /// It has been tried so often, for what stands in the way passes and comes back: now and then
+    /// it is frozen all the same, those who make connections before those who take them.
+    pub(super) fn after(mut self, tries: u32) -> Self {
+        self.insists = tries.is_multiple_of(INSISTING);
+        self
     }
 
     /// The job.
@@ -198,7 +211,7 @@ impl SourceJob for Outgoing<'_> {
     fn propose(&mut self) -> Result<Proposal, JobError> {
         let node = self.daemon.node().to_string();
         let cpu = self.daemon.cpu.clone();
-        let (record, epoch) = (self.record.clone(), self.epoch);
+        let (record, epoch, insists) = (self.record.clone(), self.epoch, self.insists);
         let local = self.local();
         let Look {
             obstacles,
@@ -206,7 +219,8 @@ impl SourceJob for Outgoing<'_> {
             addresses,
             demand,
         } = look::at(local)?;
-        if !obstacles.is_empty() {
+        let passing = insists && obstacles.iter().all(|obstacle| obstacle.transient);
+        if !obstacles.is_empty() && !passing {
             return Err(JobError {
                 error: "something of the job cannot move".into(),
                 obstacles,
@@ -287,7 +301,13 @@ impl SourceJob for Outgoing<'_> {
 
     fn freeze(&mut self) -> Result<(), JobError> {
         let scope = self.local().scope();
-        let mut frozen = capture::freeze(scope).map_err(capturing)?;
+        let backlogs = match self.insists {
+            true => look::backlogs(scope),
+            false => Backlogs::default(),
+        };
+        let rest = || backlogs.are_empty();
+        let frozen = capture::freeze_after(scope, &backlogs.callers, &rest);
+        let mut frozen = frozen.map_err(capturing)?;
         if let Some(ahead) = &mut self.ahead {
             ahead.tracker.stopped(&mut frozen);
         }

@@ -15,11 +15,11 @@ use super::{
     table::{self, Found, Table},
 };
 use crate::{
-    image::{FileId, UnixCredentials, UnixMessage, UnixPeer, UnixSocket},
+    image::{Descriptor, FileId, UnixCall, UnixCredentials, UnixMessage, UnixPeer, UnixSocket},
     inspect::{
         fd::Kind,
         pidfd::{self, Target},
-        refusal,
+        process, refusal,
         unix_socket::{self, Socket},
     },
     sys::{descriptor, socket},
@@ -85,10 +85,12 @@ impl<'a> Sockets<'a> {
             name: seen.name.clone(),
             file: self.bound(seen).then(|| seen.file.clone()).flatten(),
             backlog: seen.backlog,
+            waiting: seen.waiting.iter().map(|caller| self.call(found, *caller)).collect::<Result<_, _>>()?,
             accepted_from: unix_socket::listener(seen, &self.seen).map(|inode| self.ids[&inode]),
             orphan: unix_socket::is_orphan(seen, &self.seen),
             peer: match seen.peer {
                 None => UnixPeer::None,
+                Some(0) if seen.is_calling() => UnixPeer::Waiting,
                 Some(0) => UnixPeer::Closed,
                 Some(peer) => UnixPeer::Socket(self.ids[&peer]),
             },
@@ -107,6 +109,17 @@ impl<'a> Sockets<'a> {
             owner: (found.seen.stat.st_uid, found.seen.stat.st_gid),
             queue: self.queue(found, seen)?,
         })
+    }
+
+    /// Who has made a call that nobody has taken is not shown: one who has its end.
+    fn call(&self, found: &Found, caller: u32) -> Result<UnixCall, FilesError> {
+        let from = self.ids[&caller];
+        let has = |table: &Vec<Descriptor>| table.iter().any(|one| one.file == from);
+        let by = self.table.descriptors.iter().position(has);
+        let by = &self.processes[by.unwrap_or_default()];
+        let status = process::status(by.host).map_err(found.host("a connection that waits"))?;
+        let by = UnixCredentials { pid: by.pid, uid: status.uids[1], gid: status.gids[1] };
+        Ok(UnixCall { from, by })
     }
 
     /// Whether it has its address by bind(2): one that was accepted has that of another.

@@ -25,7 +25,7 @@ impl Opened {
             let peer = match end.1.peer {
                 UnixPeer::Closed => continue,
                 UnixPeer::Socket(peer) => sockets.iter().find(|other| other.0 == peer),
-                UnixPeer::None => None,
+                UnixPeer::None | UnixPeer::Waiting => None,
             };
             match peer.filter(|other| fit(end, other) && paired(end)) {
                 Some(peer) => self.fill(*end, self.files[peer.0 as usize].as_fd(), husks)?,

@@ -18,6 +18,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
+use rustix::fs::OFlags;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::{FilesError, Opened};
@@ -97,6 +98,9 @@ impl Opened {
             self.files[end.0 as usize] = own;
             closed.extend(peer.map(|peer| (*end, peer)));
         }
+        for end in &sockets {
+            self.call(end, &names, husks, means, &sockets)?;
+        }
         self.fill_all(&sockets, closed, &names, husks)?;
         for end in &sockets {
             self.connect_datagrams(end, &names, &sockets)?;
@@ -119,7 +123,7 @@ impl Opened {
         let mut closed = Vec::new();
         for end in sockets.iter().filter(|end| !was_accepted(end)) {
             match end.1.peer {
-                UnixPeer::None => {}
+                UnixPeer::None | UnixPeer::Waiting => {}
                 UnixPeer::Closed => {
                     let (own, peer) = make::pair(end.1, husks, injector)?;
                     self.files[end.0 as usize] = own;
@@ -192,6 +196,47 @@ impl Opened {
         make::connect(client, end.1, &target, husks, means)?;
         let accepted = rustix::net::accept_with(listener, SocketFlags::CLOEXEC).map_err(made())?;
         Ok((accepted, closed))
+    }
+
+    /// Connections that nobody has accepted: of those that have been, each was the only
+    /// one in the queue.
+    fn call(
+        &self,
+        (listener, state): &End<'_>,
+        names: &Names,
+        husks: &mut Husks,
+        means: Means,
+        sockets: &[End<'_>],
+    ) -> Result<(), RestoreError> {
+        let (Some(name), Some(backlog)) = (state.name.as_deref(), state.backlog) else {
+            return Ok(());
+        };
+        let own = self.files[*listener as usize].as_fd();
+        let listen = |many: u32| (libc::SYS_listen, Arg::from(many), Arg::Value(0));
+        let many = u32::try_from(state.waiting.len()).unwrap_or(u32::MAX);
+        if many > backlog {
+            // It was told since to let fewer wait.
+            make::as_maker(own, state, husks, means, |_| listen(many))?;
+        }
+        for call in &state.waiting {
+            let caller = sockets.iter().find(|other| other.0 == call.from);
+            let caller = caller
+                .filter(|one| one.1.kind == state.kind && one.1.peer == UnixPeer::Waiting)
+                .ok_or(FilesError::Malformed("such connection that waits"))?;
+            let from = self.files[call.from as usize].as_fd();
+            // Its own flags come last. There is room, or it would wait for ever.
+            rustix::fs::fcntl_setfl(from, OFlags::NONBLOCK).map_err(made())?;
+            let maker = UnixSocket {
+                credentials: Some(call.by),
+                ..caller.1.clone()
+            };
+            let target = names.target(Some(*listener), name)?;
+            make::connect(from, &maker, &target, husks, means)?;
+        }
+        if many > backlog {
+            make::as_maker(own, state, husks, means, |_| listen(backlog))?;
+        }
+        Ok(())
     }
 
     /// Connects a datagram socket to the address of another one. Only when that
