@@ -35,7 +35,6 @@ const REFUSED: &[(&str, &str)] = &[
         "sockets-backlog-abstract",
         "somebody at the destination has it",
     ),
-    ("inet-storm", "somebody at the destination has it"),
     ("inet-tcp", "somebody at the destination has it"),
     ("inet-tcp6", "somebody at the destination has it"),
     ("inet-options", "somebody at the destination has it"),
@@ -43,8 +42,13 @@ const REFUSED: &[(&str, &str)] = &[
     ("inet-bulk", "somebody at the destination has it"),
     ("inet-ended", "somebody at the destination has it"),
     ("inet-ended6", "somebody at the destination has it"),
+    ("inet-datagrams", "somebody at the destination has it"),
+    ("inet-datagrams6", "somebody at the destination has it"),
     ("inet-udp", "somebody at the destination has it"),
 ];
+
+/// What the oracle cannot capture: it stops all at once.
+const NEVER_AT_REST: &str = "sockets-storm";
 
 mig_tests::test_each_group!(agree);
 
@@ -52,7 +56,7 @@ mig_tests::test_each_group!(agree);
 fn agree(group: &str) {
     let all = Workload::all().into_iter();
     let workloads: Vec<Workload> = all
-        .filter(|workload| workload.name.starts_with(group))
+        .filter(|workload| workload.name.starts_with(group) && workload.name != NEVER_AT_REST)
         .collect();
     assert!(!workloads.is_empty(), "no workload is left to test");
     let failures: Vec<String> = workloads

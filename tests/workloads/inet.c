@@ -6,6 +6,7 @@
  * --mode bulk: writers that are ahead of their readers by all that the kernel takes
  * --mode ended: connections with one end, or none, and such as nobody has accepted yet
  * --mode udp: datagram sockets
+ * --mode datagrams: datagrams that wait in them, and who has sent them
  */
 #include "workload.h"
 #include <arpa/inet.h>
@@ -427,6 +428,92 @@ static void udp(void)
 	}
 }
 
+static int datagram_socket(union address *where, bool shared)
+{
+	int fd = MUST(socket(where->any.sa_family, SOCK_DGRAM | SOCK_NONBLOCK, 0));
+	if (shared)
+		set(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+	MUST(bind(fd, &where->any, sizeof *where));
+	*where = name_of(fd, false);
+	return fd;
+}
+
+static void throw(int fd, const union address *to, size_t length, uint64_t seed)
+{
+	static uint64_t words[1 << 13];
+	wl_fill(words, (length + 7) & ~7ul, seed);
+	CHECK(sendto(fd, words, length, 0, &to->any, sizeof *to) == (ssize_t)length, "sendto: %s", strerror(errno));
+}
+
+static void catch(int fd, const union address *from, size_t length, uint64_t seed)
+{
+	static uint64_t words[1 << 13];
+	static uint8_t bytes[1 << 16];
+	union address found = { 0 };
+	socklen_t size = sizeof found;
+	wl_fill(words, (length + 7) & ~7ul, seed);
+	ssize_t n = recvfrom(fd, bytes, sizeof bytes, 0, &found.any, &size);
+	CHECK(n == (ssize_t)length && !memcmp(bytes, words, length), "a datagram of %zd bytes, not %zu", n, length);
+	CHECK(found.v4.sin_port == from->v4.sin_port, "the port of a sender");
+	CHECK(from->any.sa_family == AF_INET ? found.v4.sin_addr.s_addr == from->v4.sin_addr.s_addr :
+	      !memcmp(&found.v6.sin6_addr, &from->v6.sin6_addr, 16), "the address of a sender");
+}
+
+static void datagrams(void)
+{
+	bool v6 = wl_num("v6", 0);
+	union address at[2] = { loopback(v6), loopback(v6) }, own = loopback(v6), any = { 0 }, group = loopback(v6), gone;
+	char byte;
+	any.any.sa_family = own.any.sa_family;
+	int server = datagram_socket(&any, false), client = datagram_socket(&own, false), shared[2];
+	union address reach_any = own;
+	reach_any.v4.sin_port = any.v4.sin_port;
+	/* Of two that share a port, the kernel chooses by the sender: each is found by trying. */
+	shared[0] = datagram_socket(&group, true);
+	shared[1] = datagram_socket(&group, true);
+	int towards = datagram_socket(&at[0], false);
+	MUST(connect(towards, &own.any, sizeof own));
+	wl_ready();
+	for (uint64_t seed = 0, more = true; more; seed++) {
+		gone = loopback(v6);
+		int leaving = datagram_socket(&gone, false);
+		throw(client, &reach_any, 8, seed);
+		throw(leaving, &reach_any, 0, seed);
+		throw(leaving, &reach_any, 30001, seed + 1);
+		throw(client, &reach_any, 16, seed + 2);
+		throw(client, &at[0], 24, seed + 3);
+		throw(client, &at[0], 32, seed + 4);
+		throw(leaving, &group, 40, seed + 5);
+		struct pollfd who[2] = { { shared[0], POLLIN, 0 }, { shared[1], POLLIN, 0 } };
+		CHECK(poll(who, 2, 1000) == 1, "nobody of two has a datagram");
+		int taker = who[0].revents ? 0 : 1;
+		close(leaving);
+		if (wl_sabotage("lost"))
+			catch(server, &own, 8, seed);
+		if (wl_sabotage("sender")) {
+			catch(server, &own, 8, seed), catch(server, &gone, 0, seed);
+			catch(server, &gone, 30001, seed + 1), catch(server, &own, 16, seed + 2);
+			throw(towards, &own, 8, seed), throw(client, &reach_any, 8, seed), throw(client, &reach_any, 0, seed);
+		}
+		more = hold();
+		catch(server, &own, 8, seed);
+		catch(server, &gone, 0, seed);
+		catch(server, &gone, 30001, seed + 1);
+		catch(server, &own, 16, seed + 2);
+		catch(towards, &own, 24, seed + 3);
+		catch(towards, &own, 32, seed + 4);
+		catch(shared[taker], &gone, 40, seed + 5);
+		int all[] = { server, towards, shared[0], shared[1] };
+		for (int i = 0; i < 4; i++)
+			CHECK(recv(all[i], &byte, 1, 0) == -1 && errno == EAGAIN, "a datagram too much in %d", i);
+		CHECK(getpeername(server, &gone.any, &(socklen_t){ sizeof gone }) == -1, "it is connected");
+		throw(client, &reach_any, 8, seed);
+		catch(server, &own, 8, seed);
+		throw(client, &at[0], 8, seed);
+		catch(towards, &own, 8, seed);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	wl_init(argc, argv);
@@ -440,6 +527,8 @@ int main(int argc, char **argv)
 		bulk();
 	else if (wl_mode("ended"))
 		ended();
+	else if (wl_mode("datagrams"))
+		datagrams();
 	else if (wl_mode("udp"))
 		udp();
 	else

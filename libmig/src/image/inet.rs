@@ -31,10 +31,22 @@ pub struct InetSocket {
     /// TCP_CONGESTION.
     #[serde(with = "serde_bytes")]
     pub congestion: Option<Vec<u8>>,
+    /// What waits in a UDP socket.
+    pub datagrams: Vec<Datagram>,
     /// Options that are ints, by level and number.
     pub options: Vec<(i32, i32, i32)>,
     /// Owner and group of its inode.
     pub owner: (u32, u32),
+}
+
+/// What a UDP socket has received and nobody has read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Datagram {
+    /// Who has sent it.
+    pub from: SocketAddr,
+    /// Its contents.
+    #[serde(with = "serde_bytes")]
+    pub bytes: Vec<u8>,
 }
 
 /// What an internet socket is.

@@ -196,7 +196,10 @@ pub fn strayed(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Opti
         let reason = "nobody in the job is to accept its connection";
         return Some(refusal::socket_busy(reason));
     }
-    let waits = |caller: &u32| all.get(caller).is_some_and(|one| one.is_calling() && !one.unread);
+    let waits = |caller: &u32| {
+        all.get(caller)
+            .is_some_and(|one| one.is_calling() && !one.unread)
+    };
     if !socket.waiting.iter().all(waits) {
         return Some(refusal::socket_busy(
             "a connection waits to be accepted that has sent something, has ended or is a stranger's",
@@ -229,7 +232,10 @@ impl Socket {
 pub fn called(socket: &Socket, inode: u32, all: &BTreeMap<u32, Socket>) -> Option<u32> {
     let listens = |other: &Socket| other.kind == socket.kind && other.waiting.contains(&inode);
     let mut found = all.iter().filter(|(_, other)| listens(other));
-    found.next().filter(|_| socket.is_calling()).map(|(listener, _)| *listener)
+    found
+        .next()
+        .filter(|_| socket.is_calling())
+        .map(|(listener, _)| *listener)
 }
 
 /// Whether a socket was accepted from one that is closed: it has an address
@@ -386,7 +392,8 @@ mod tests {
         let address = std::os::unix::net::SocketAddr::from_abstract_name(name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
         let client = UnixStream::connect_addr(&address).unwrap();
-        let [listens, calls] = [see(&listener), see(&client)].map(|(inode, found)| (inode, found.unwrap()));
+        let [listens, calls] =
+            [see(&listener), see(&client)].map(|(inode, found)| (inode, found.unwrap()));
         let both = BTreeMap::from([listens.clone(), calls.clone()]);
         assert_eq!(listens.1.waiting, [calls.0]);
         assert_eq!(called(&calls.1, calls.0, &both), Some(listens.0));
@@ -475,7 +482,10 @@ mod tests {
         let ends = [see(&listener), see(&waiting)].map(|(inode, found)| (inode, found.unwrap()));
         let (inode, listens) = &ends[0];
         let refusal = strayed(listens, *inode, &BTreeMap::from(ends.clone()));
-        assert!(refusal.unwrap().transient, "nobody can see what it has sent");
+        assert!(
+            refusal.unwrap().transient,
+            "nobody can see what it has sent"
+        );
         let network = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
         assert_eq!(
             see(&network).1,

@@ -28,6 +28,7 @@ pub mod system_v;
 pub mod tcp;
 pub mod tty;
 pub mod tty_queue;
+pub mod udp;
 pub mod uring;
 pub mod userfaultfd;
 

@@ -6,7 +6,9 @@ use std::{
     os::fd::{AsFd, OwnedFd},
 };
 
-use rustix::net::{AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, sendto, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, SendFlags, SocketFlags, SocketType, sendto, socket_with,
+};
 
 use super::socket::get_at;
 
@@ -57,7 +59,12 @@ pub fn send_as(from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> io::Result<()>
     packet.extend(datagram);
     let raw = std::num::NonZeroU32::new(RAW).map(Protocol::from_raw);
     let socket: OwnedFd = socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, raw)?;
-    sendto(&socket, &packet, SendFlags::empty(), &SocketAddr::new(target, 0))?;
+    sendto(
+        &socket,
+        &packet,
+        SendFlags::empty(),
+        &SocketAddr::new(target, 0),
+    )?;
     Ok(())
 }
 

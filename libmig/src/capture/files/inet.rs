@@ -1,5 +1,6 @@
 //! TCP and UDP sockets. What waits in a connection is peeked at.
 
+mod datagrams;
 mod stream;
 
 use std::{collections::BTreeMap, io};
@@ -120,6 +121,10 @@ fn describe(found: &Found, seen: &Inet, state: InetState) -> Result<InetSocket, 
             false => None,
         },
         options: options.collect(),
+        datagrams: match seen.stream {
+            true => Vec::new(),
+            false => datagrams::waiting(found)?,
+        },
         owner: (found.seen.stat.st_uid, found.seen.stat.st_gid),
     })
 }

@@ -85,7 +85,11 @@ impl<'a> Sockets<'a> {
             name: seen.name.clone(),
             file: self.bound(seen).then(|| seen.file.clone()).flatten(),
             backlog: seen.backlog,
-            waiting: seen.waiting.iter().map(|caller| self.call(found, *caller)).collect::<Result<_, _>>()?,
+            waiting: seen
+                .waiting
+                .iter()
+                .map(|caller| self.call(found, *caller))
+                .collect::<Result<_, _>>()?,
             accepted_from: unix_socket::listener(seen, &self.seen).map(|inode| self.ids[&inode]),
             orphan: unix_socket::is_orphan(seen, &self.seen),
             peer: match seen.peer {
@@ -118,7 +122,11 @@ impl<'a> Sockets<'a> {
         let by = self.table.descriptors.iter().position(has);
         let by = &self.processes[by.unwrap_or_default()];
         let status = process::status(by.host).map_err(found.host("a connection that waits"))?;
-        let by = UnixCredentials { pid: by.pid, uid: status.uids[1], gid: status.gids[1] };
+        let by = UnixCredentials {
+            pid: by.pid,
+            uid: status.uids[1],
+            gid: status.gids[1],
+        };
         Ok(UnixCall { from, by })
     }
 
@@ -356,13 +364,13 @@ fn inode(found: &Found) -> u32 {
 }
 
 /// SO_PEEK_OFF leads from message to message; afterwards it is what it was.
-struct Peeking<'a> {
+pub(super) struct Peeking<'a> {
     socket: &'a OwnedFd,
     before: i32,
 }
 
 impl<'a> Peeking<'a> {
-    fn start(socket: &'a OwnedFd) -> io::Result<Self> {
+    pub(super) fn start(socket: &'a OwnedFd) -> io::Result<Self> {
         let before = socket::option(socket, libc::SO_PEEK_OFF)?;
         socket::set_option(socket, libc::SO_PEEK_OFF, 0)?;
         Ok(Self { socket, before })

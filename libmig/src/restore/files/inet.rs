@@ -1,6 +1,7 @@
 //! TCP and UDP sockets. Both ends of a connection are made anew, with the
 //! addresses that they had, and what one had not read yet is sent by the other.
 
+mod datagrams;
 mod settle;
 mod stream;
 
@@ -94,6 +95,7 @@ pub(super) fn connect(image: &JobImage, files: &mut [OwnedFd]) -> Result<(), Fil
             let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
             rustix::net::listen(own, backlog).map_err(|error| refused(state.local, error))?;
         }
+        datagrams::fill(&files[*file as usize], state)?;
         if let InetState::Towards(remote) = state.state {
             rustix::net::connect(own, &remote).map_err(made())?;
         }

@@ -305,13 +305,6 @@ pub(super) const FILES: &[Workload] = &[
     ),
     of(
         "sockets",
-        "inet-storm",
-        &["--mode", "storm", "--inet", "1"],
-        "the same by TCP",
-        &[],
-    ),
-    of(
-        "sockets",
         "sockets-datagrams",
         &["--mode", "datagrams"],
         "datagram sockets with addresses, and the senders of what waits in them",
@@ -383,6 +376,22 @@ pub(super) const FILES: &[Workload] = &[
         "inet",
         "inet-ended6",
         &["--mode", "ended", "--v6", "1"],
+        "the same of IPv6",
+        &[],
+    )
+    .single(),
+    of(
+        "inet",
+        "inet-datagrams",
+        &["--mode", "datagrams"],
+        "datagrams that wait in UDP sockets, and their senders",
+        &["lost", "sender"],
+    )
+    .single(),
+    of(
+        "inet",
+        "inet-datagrams6",
+        &["--mode", "datagrams", "--v6", "1"],
         "the same of IPv6",
         &[],
     )

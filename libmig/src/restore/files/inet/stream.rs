@@ -147,6 +147,7 @@ fn at(state: &InetSocket, local: SocketAddr) -> InetSocket {
         timeouts: (0, 0),
         linger: None,
         congestion: None,
+        datagrams: Vec::new(),
         options: state.options.clone(),
         owner: state.owner,
     }
