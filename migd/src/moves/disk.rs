@@ -52,7 +52,14 @@ pub(crate) fn save(
     let mut asker = asker;
     let mut tries = 1;
     let saved = loop {
-        match save_once(daemon, caller, (job, tries), (file, known.as_ref()), &mut asker, events) {
+        match save_once(
+            daemon,
+            caller,
+            (job, tries),
+            (file, known.as_ref()),
+            &mut asker,
+            events,
+        ) {
             // Nothing has been written, nor has the asker been told of anything.
             Err(failure) if tries < TRIES && passes(&failure) => pause(tries),
             saved => break saved,

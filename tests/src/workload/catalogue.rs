@@ -5,6 +5,7 @@ mod files;
 mod memory;
 mod nested;
 mod process;
+mod sockets;
 
 use super::Workload;
 
@@ -24,6 +25,7 @@ pub(super) fn all() -> Vec<Workload> {
         process::TREES,
         nested::NESTED,
         files::FILES,
+        sockets::SOCKETS,
         files::RINGS,
         files::TRANSITIONS,
         chaos::CHAOS,
