@@ -132,6 +132,7 @@ fn image(tables: &FileTables) -> JobImage {
         shm: Vec::new(),
         system_v: libmig::image::SystemV::default(),
         namespaces: Vec::new(),
+        systems: Vec::new(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),
@@ -556,6 +557,7 @@ fn what_cannot_travel_stops_the_capture() {
 /// A process of an image that has nothing but descriptors.
 fn bare(pid: i32, descriptors: Vec<Descriptor>) -> Process {
     let file = FilePath {
+        space: None,
         path: b"/".to_vec(),
         mode: 0,
         size: 0,

@@ -98,6 +98,7 @@ fn path(path: &str) -> FilePath {
     let found = fs::metadata(path).unwrap();
     let size = if found.is_file() { found.size() } else { 0 };
     FilePath {
+        space: None,
         path: path.as_bytes().to_vec(),
         mode: found.mode(),
         size,
@@ -261,6 +262,7 @@ fn job(processes: Vec<Process>) -> JobImage {
         shm: Vec::new(),
         system_v: libmig::image::SystemV::default(),
         namespaces: Vec::new(),
+        systems: Vec::new(),
         capsule: CapsuleImage {
             hostname: String::new(),
             domainname: String::new(),
@@ -741,6 +743,7 @@ fn a_refusal_leaves_nothing_and_names_the_object() {
         (
             |live| {
                 let file = FilePath {
+                    space: None,
                     path: b"/no/such/file".to_vec(),
                     mode: libc::S_IFREG,
                     size: 1,

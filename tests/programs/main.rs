@@ -37,6 +37,7 @@ programs! {
     python_with_processes: "python-multiprocessing";
     python_with_numpy: "python-numpy";
     bash_with_pipelines: "bash-pipelines";
+    bubblewrap_with_a_shell_and_python: "bubblewrap";
     xz_with_two_threads: "xz";
     sqlite_writing_a_database: "sqlite3";
     gcc_compiling: "gcc";

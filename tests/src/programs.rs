@@ -162,6 +162,12 @@ const PROGRAMS: &[Program] = &[
         results::pipelines,
     ),
     Program::of(
+        "bubblewrap",
+        &["/bin/bash", "outside.sh"],
+        jobs::bubblewrap,
+        results::sandbox,
+    ),
+    Program::of(
         "xz",
         &[
             "xz",

@@ -5,6 +5,7 @@ use std::{cell::OnceCell, collections::BTreeMap};
 
 use super::{
     CaptureError,
+    clock::JobClock,
     freeze::{FrozenProcess, FrozenThread},
     gather::{Caught, is_zombie},
     hindrance::{self, obstacle},
@@ -74,6 +75,7 @@ fn take_threads(
     let listed = process::threads(host).map_err(CaptureError::proc(host, "threads"))?;
     let mut threads = Vec::new();
     let mut group_stop = None;
+    let clock = watch.clock_of(host);
     let place = OnceCell::new();
     let place = || *place.get_or_init(|| maps::detour_place(host).ok().flatten());
     for thread in listed {
@@ -84,7 +86,7 @@ fn take_threads(
             return Err(obstacle(hindrance::changing(pid)));
         };
         group_stop = group_stop.or(signal);
-        threads.push(settle_state(stopped, (pid, level), watch, place)?);
+        threads.push(settle_state(stopped, (pid, level), (watch, clock), place)?);
     }
     if threads
         .first()
@@ -101,7 +103,7 @@ fn take_threads(
 fn settle_state(
     mut stopped: Stopped,
     (pid, level): (Pid, usize),
-    watch: &Watch,
+    (watch, clock): (&Watch, JobClock),
     place: impl FnOnce() -> Option<u64>,
 ) -> Result<FrozenThread, CaptureError> {
     let thread = stopped.thread();
@@ -124,14 +126,14 @@ fn settle_state(
     let sample = watch.samples.get(&thread).copied().unwrap_or_default();
     let sample = sample.at_stop(&status);
     let place = || place().filter(|_| !confinement.asks_for_place());
-    let (home, wait) = timed::find(thread, &registers, sample, watch.clock, place);
+    let (home, wait) = timed::find(thread, &registers, sample, clock, place);
     let amended = interrupted::amended(&home, || interrupted::rseq_abort(thread, &rseq, &home));
     let amended = confinement.restartable(&amended);
     if amended != registers {
         stopped.amend_registers(&amended)?;
     }
     if let Some(wait) = &wait {
-        wait.arm(&mut stopped, watch.clock)?;
+        wait.arm(&mut stopped)?;
     }
     Ok(FrozenThread {
         stopped,

@@ -4,7 +4,11 @@ use std::io;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::{image::Clocks, inspect::text, sys::HostPid};
+use crate::{
+    image::{ClockShift, Clocks},
+    inspect::text,
+    sys::HostPid,
+};
 
 /// By how much the clocks of a job's time namespace differ from the daemon's.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,6 +28,15 @@ impl JobClock {
         Ok(Self {
             monotonic_ns: job[0] - own[0],
             boottime_ns: job[1] - own[1],
+        })
+    }
+
+    /// By how much those of `process` differ from those of `base`.
+    pub(super) fn shift(process: HostPid, base: HostPid) -> io::Result<ClockShift> {
+        let (process, base) = (Self::of(process)?, Self::of(base)?);
+        Ok(ClockShift {
+            monotonic_ns: process.monotonic_ns - base.monotonic_ns,
+            boottime_ns: process.boottime_ns - base.boottime_ns,
         })
     }
 

@@ -36,6 +36,7 @@ impl Frozen {
             shm: Vec::new(),
             system_v: SystemV::default(),
             namespaces: Vec::new(),
+            systems: Vec::new(),
         };
         Ok(Some(Draft { image, console }))
     }

@@ -8,7 +8,6 @@ use std::{
 
 use super::{
     CaptureError,
-    clock::JobClock,
     gather::{self, Gathering},
     sample::{Sample, Watch},
     seccomp::Confinement,
@@ -38,7 +37,6 @@ pub struct Frozen {
     pub(super) keeper: HostPid,
     /// Parents before children.
     pub(super) processes: Vec<FrozenProcess>,
-    pub(super) clock: JobClock,
     /// Whose writes we note: their mappings show that.
     pub(super) followed: BTreeSet<HostPid>,
 }
@@ -74,9 +72,9 @@ pub(super) struct FrozenThread {
 
 impl FrozenThread {
     /// Lets it run on as if nothing had been.
-    fn release(mut self, clock: JobClock) -> Result<(), PtraceError> {
+    fn release(mut self) -> Result<(), PtraceError> {
         if let Some(wait) = self.wait {
-            wait.resume(&mut self.stopped, clock)?;
+            wait.resume(&mut self.stopped)?;
         }
         self.stopped.release()
     }
@@ -129,10 +127,9 @@ pub fn freeze_after(
         Ok((watch, processes))
     };
     match complete() {
-        Ok((watch, processes)) => Ok(Frozen {
+        Ok((_, processes)) => Ok(Frozen {
             keeper: scope.keeper(),
             processes,
-            clock: watch.clock,
             followed: BTreeSet::new(),
         }),
         Err(error) => {
@@ -188,7 +185,7 @@ impl Frozen {
             let mut gone = Vec::new();
             for thread in process.threads.into_iter().rev() {
                 let id = thread.stopped.thread();
-                if let Err(error) = thread.release(self.clock) {
+                if let Err(error) = thread.release() {
                     gone.push(id);
                     outcome = outcome.and(Err(error));
                 }

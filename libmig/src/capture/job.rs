@@ -82,8 +82,8 @@ impl Frozen {
         let mut system_v = system_v::capture(self.keeper, &live, &[], &mut shared)?;
         let sets = &system_v.semaphores;
         system_v.adjustments = adjustments::read(self.keeper, &mut self.processes, sets)?;
-        let nested = namespaces::capture(self.keeper, &self.processes)?;
-        let place = (root, own.as_ref().map(Shm::device));
+        let nested = namespaces::capture(self.keeper, &self.processes, root, &mut shared)?;
+        let place = own.as_ref().map(Shm::device);
         let (mut processes, asked) = self.capture_processes(&mut shared, now_ns, place, &nested)?;
         let pidfds = self.pidfds()?;
         let sources: Vec<LiveSource<'_>> = pidfds
@@ -122,6 +122,7 @@ impl Frozen {
             shm,
             system_v,
             namespaces: nested.spaces,
+            systems: nested.systems,
         };
         Ok(Captured { image, shared })
     }
@@ -130,7 +131,7 @@ impl Frozen {
         &mut self,
         shared: &mut SharedRegistry,
         now_ns: u64,
-        (root, shm): (OwnedFd, Option<u64>),
+        shm: Option<u64>,
         nested: &Nested,
     ) -> Result<(Vec<Process>, Vec<Instant>), CaptureError> {
         let tids = self
@@ -141,7 +142,7 @@ impl Frozen {
             .collect();
         let mut context = Context {
             shared,
-            root,
+            atlas: &nested.atlas,
             shm,
             node_cpus: thread::node_cpus(),
             now_ns,

@@ -26,6 +26,7 @@ use crate::{
         Pid, SharedAccess, SharedFile, SharedId, Vdso,
     },
     inspect::{
+        atlas::Atlas,
         mapping_rules::{self, Kind},
         shm::{self, Whereabouts, nameless_program, whereabouts},
         smaps::{self, DetailedArea},
@@ -38,7 +39,7 @@ pub(super) fn capture(
     (pid, host): (Pid, HostPid),
     layout: Layout,
     space: &SpaceAnswers,
-    (shared, root, shm): (&mut SharedRegistry, &OwnedFd, Option<u64>),
+    (shared, atlas, shm): (&mut SharedRegistry, &Atlas, Option<u64>),
     followed: bool,
 ) -> Result<MemoryImage, CaptureError> {
     let mut areas = smaps::read(host).map_err(CaptureError::proc(host, "smaps"))?;
@@ -52,7 +53,7 @@ pub(super) fn capture(
         pid,
         host,
         shared,
-        root,
+        atlas,
         shm,
         pagemap: pagemap::open(host).map_err(CaptureError::proc(host, "pagemap"))?,
         paths: HashMap::new(),
@@ -103,7 +104,7 @@ struct Reader<'a> {
     pid: Pid,
     host: HostPid,
     shared: &'a mut SharedRegistry,
-    root: &'a OwnedFd,
+    atlas: &'a Atlas,
     /// Device of the capsule's /dev/shm.
     shm: Option<u64>,
     pagemap: fs::File,
@@ -243,13 +244,19 @@ impl Reader<'_> {
         let path = &area.area.name;
         let link = map_files(self.host, area);
         let mapped = fs::metadata(&link).map_err(CaptureError::proc(self.host, "map_files"))?;
-        match whereabouts(self.root, self.shm, area, &mapped) {
+        // Also one of a tmpfs that the job has mounted.
+        if let Some(known) = self.shared.known(mapped.dev(), mapped.ino()) {
+            return Ok(Found::Object(known));
+        }
+        let place = self.atlas.place(Path::new(&link));
+        match whereabouts(place.root, self.shm, area, &mapped) {
             Whereabouts::Named => {
-                let own = self.shared.named(self.root, Path::new(&link), path);
+                let own = self.shared.named(place, Path::new(&link), path);
                 let own = own.map_err(CaptureError::proc(self.host, "map_files"))?;
                 Ok(match own {
                     Some(object) => Found::Object(object),
                     None => Found::Named(FilePath {
+                        space: place.space,
                         path: path.clone(),
                         mode: mapped.mode(),
                         size: if mapped.is_file() { mapped.len() } else { 0 },
@@ -300,11 +307,12 @@ impl Reader<'_> {
     fn program(&mut self) -> Result<(FilePath, Option<SharedId>), CaptureError> {
         let host = self.host;
         let failed = |what| CaptureError::proc(host, what);
-        let nameless = nameless_program(self.root, self.host).map_err(failed("exe"))?;
         let magic = format!("/proc/{}/exe", self.host);
+        let place = self.atlas.place(Path::new(&magic));
+        let nameless = nameless_program(place.root, self.host).map_err(failed("exe"))?;
         let Some(path) = nameless else {
-            let found = process::link((self.pid, self.host), "exe", self.root)?;
-            let own = self.shared.named(self.root, Path::new(&magic), &found.path);
+            let found = process::link((self.pid, self.host), "exe", self.atlas)?;
+            let own = self.shared.named(place, Path::new(&magic), &found.path);
             return Ok((found, own.map_err(failed("exe"))?));
         };
         let metadata = fs::metadata(&magic).map_err(failed("exe"))?;
@@ -312,6 +320,7 @@ impl Reader<'_> {
         let object = self.object(Path::new(&magic), &name, &metadata);
         let object = object.map_err(failed("exe"))?;
         let file = FilePath {
+            space: None,
             path: shm::before_unlink(&name).to_vec(),
             mode: metadata.mode(),
             size: metadata.len(),

@@ -15,6 +15,7 @@ mod interrupted;
 mod job;
 pub mod left;
 mod memory;
+mod mounts;
 mod mqueue;
 mod names;
 mod namespaces;

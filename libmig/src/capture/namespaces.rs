@@ -1,14 +1,19 @@
 //! The namespaces that the job has made, with what is in them.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, os::fd::OwnedFd, sync::Arc};
 
 use super::{
-    CaptureError, SharedRegistry, freeze::FrozenProcess, hindrance::obstacle, names, system_v,
+    CaptureError, SharedRegistry, clock::JobClock, freeze::FrozenProcess, hindrance::obstacle,
+    mounts, names, system_v,
 };
 use crate::{
     api::Obstacle,
-    image::{ChildSpace, InnerIds, Membership, Namespace, NamespaceKind, Pid},
+    image::{
+        self, ChildSpace, ClockShift, FileSystem, InnerIds, Membership, Namespace, NamespaceKind,
+        Pid,
+    },
     inspect::{
+        atlas::Atlas,
         nest::{Kind, Nest, Space},
         pid_spaces::{self, Resident, misfit_of_threads},
         process::Status,
@@ -21,12 +26,21 @@ pub(super) struct Nested {
     pub(super) spaces: Vec<Namespace>,
     memberships: BTreeMap<Pid, Membership>,
     residents: Vec<Resident>,
+    /// Where names are looked up.
+    pub(super) atlas: Arc<Atlas>,
+    /// File systems in mount namespaces.
+    pub(super) systems: Vec<FileSystem>,
 }
 
 impl Nested {
     /// Where a live process is.
     pub(super) fn of(&self, pid: Pid) -> Membership {
         self.memberships.get(&pid).copied().unwrap_or_default()
+    }
+
+    /// How the clocks of a live process differ from the job's.
+    pub(super) fn clock_shift(&self, pid: Pid) -> ClockShift {
+        image::clock_shift(&self.of(pid), &self.spaces)
     }
 
     /// What a process is in the pid namespaces below the capsule's.
@@ -51,14 +65,22 @@ impl Nested {
 pub(super) fn capture(
     keeper: HostPid,
     processes: &[FrozenProcess],
+    home: OwnedFd,
+    shared: &mut SharedRegistry,
 ) -> Result<Nested, CaptureError> {
     let mut nest = Nest::new(keeper);
+    let mut atlas = Atlas::new(home);
     let mut memberships = BTreeMap::new();
     for process in processes {
         for (index, thread) in process.threads.iter().enumerate() {
             let host = thread.stopped.thread();
             let membership = nest.add(host);
             let membership = membership.map_err(CaptureError::proc(host, "namespaces"))?;
+            if time_is_apart(host) {
+                return Err(obstacle(apart_in_time(process.pid)));
+            }
+            let looked = atlas.add(&nest, &membership);
+            looked.map_err(CaptureError::proc(host, "mountinfo"))?;
             if index == 0 {
                 memberships.insert(process.pid, membership);
             } else if memberships.get(&process.pid) != Some(&membership) {
@@ -107,10 +129,17 @@ pub(super) fn capture(
             }));
         }
     }
+    let hosts = residents.iter().map(|one| (one.host, one.space));
+    let pid_spaces = mounts::pid_spaces(keeper, hosts);
+    let systems = mounts::capture(keeper, &atlas, &pid_spaces, &mut spaces, shared)?;
+    let atlas = Arc::new(atlas);
+    shared.set_atlas(Arc::clone(&atlas));
     Ok(Nested {
         spaces,
         memberships,
         residents,
+        atlas,
+        systems,
     })
 }
 
@@ -159,6 +188,14 @@ fn contents(
                 .map_err(failed("the network namespace"))?,
         },
         Kind::Cgroup => NamespaceKind::Cgroup,
+        // Filled when all namespaces are known.
+        Kind::Mount => NamespaceKind::Mount(Vec::new()),
+        Kind::Time => {
+            let mut live = processes.iter().filter(|one| !one.threads.is_empty());
+            let base = live.next().map_or(witness, |first| first.host);
+            let shift = JobClock::shift(witness, base);
+            NamespaceKind::Time(shift.map_err(failed("timens_offsets"))?)
+        }
     })
 }
 
@@ -168,6 +205,22 @@ fn apart(pid: Pid, tid: Pid) -> Obstacle {
         object: format!("thread {tid}"),
         reason: "it is in other namespaces than its process".to_owned(),
         remedy: "let the program unshare before it starts threads".to_owned(),
+        transient: false,
+    }
+}
+
+/// /proc tells the offsets of the namespace that the children are to be in.
+fn time_is_apart(thread: HostPid) -> bool {
+    let link = |name| fs::read_link(format!("/proc/{thread}/ns/{name}")).ok();
+    link("time") != link("time_for_children")
+}
+
+fn apart_in_time(pid: Pid) -> Obstacle {
+    Obstacle {
+        pid: Some(pid),
+        object: format!("process {pid}"),
+        reason: "its children are to be in another time namespace".to_owned(),
+        remedy: "start the program without unshare --fork and --time at once".to_owned(),
         transient: false,
     }
 }

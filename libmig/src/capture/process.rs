@@ -3,10 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStringExt, fs::MetadataExt},
-    },
+    os::unix::{ffi::OsStringExt, fs::MetadataExt},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -26,6 +24,7 @@ use crate::{
         FilePath, FsContext, INIT, Layout, LiveProcess, Pid, PosixTimer, Process, ProcessKind,
     },
     inspect::{
+        atlas::Atlas,
         fd, maps,
         process::{self, Stat},
         text, timers,
@@ -39,8 +38,8 @@ use crate::{
 /// What the images of all processes of a tree have in common.
 pub(super) struct Context<'a> {
     pub(super) shared: &'a mut SharedRegistry,
-    /// That of the capsule's init, below which all names are looked up.
-    pub(super) root: OwnedFd,
+    /// Where names are looked up.
+    pub(super) atlas: &'a Atlas,
     /// Device of the capsule's /dev/shm, when it has one of its own.
     pub(super) shm: Option<u64>,
     pub(super) node_cpus: Vec<u32>,
@@ -122,7 +121,7 @@ fn live(
         process,
         layout,
         &answers.space,
-        (context.shared, &context.root, context.shm),
+        (context.shared, context.atlas, context.shm),
         context.followed.contains(&host),
     )?;
     let calls = interrupted_calls(frozen, context)?;
@@ -162,8 +161,8 @@ fn live(
         memory,
         descriptors: Vec::new(),
         fs: FsContext {
-            cwd: link(process, "cwd", &context.root)?,
-            root: link(process, "root", &context.root)?,
+            cwd: directory(process, "cwd", context)?,
+            root: directory(process, "root", context)?,
             umask: umask.unwrap_or(0o022),
         },
         actions: answers.actions,
@@ -222,13 +221,15 @@ fn interrupted_calls(
     let host = frozen.host;
     let place = maps::ledger_place(host).map_err(CaptureError::proc(host, "maps"))?;
     let known = place.map_or_else(Vec::new, |place| ledger::read(host, place));
+    let shift = context.nested.clock_shift(frozen.pid);
+    let now_ns = context.now_ns.saturating_add_signed(shift.monotonic_ns);
     let mut calls = Vec::new();
     let mut notes = Vec::new();
     for frozen in &mut frozen.threads {
         let thread = frozen.stopped.thread();
         let mut registers = frozen.stopped.registers()?;
         if let Some(wait) = frozen.wait {
-            calls.push(sleep::timed(&wait, context.now_ns));
+            calls.push(sleep::timed(&wait, now_ns));
             continue;
         }
         let call = sleep::interrupted(
@@ -237,11 +238,11 @@ fn interrupted_calls(
             &registers,
             frozen.sample,
             &known,
-            context.now_ns,
+            now_ns,
         );
         if let Some(sleep) = call.and_then(|call| call.sleep) {
             let number = u32::try_from(sleep.number).unwrap_or(0);
-            let deadline_ns = context.now_ns.saturating_add(sleep.remaining_ns);
+            let deadline_ns = now_ns.saturating_add(sleep.remaining_ns);
             notes.push(Note::new(frozen.tid, number, deadline_ns, &registers));
             ledger::mark(&mut registers);
             frozen.stopped.amend_registers(&registers)?;
@@ -280,7 +281,7 @@ fn layout(host: HostPid, stat: &Stat, brk: u64) -> Result<Layout, CaptureError> 
 pub(super) fn link(
     (pid, host): (Pid, HostPid),
     name: &'static str,
-    root: &OwnedFd,
+    atlas: &Atlas,
 ) -> Result<FilePath, CaptureError> {
     let failed = |what| CaptureError::proc(host, what);
     let magic = format!("/proc/{host}/{name}");
@@ -289,9 +290,10 @@ pub(super) fn link(
         .into_os_string()
         .into_vec();
     let metadata = fs::metadata(&magic).map_err(failed(name))?;
+    let place = atlas.place(Path::new(&magic));
     let reason = if metadata.nlink() == 0 || path.ends_with(b" (deleted)") {
         Some("it has been deleted")
-    } else if fd::leads_to(root, &path, (metadata.dev(), metadata.ino())) {
+    } else if fd::leads_to(place.root, &path, (metadata.dev(), metadata.ino())) {
         None
     } else {
         Some("its name means something else in the root directory of the job")
@@ -311,10 +313,30 @@ pub(super) fn link(
         0
     };
     Ok(FilePath {
+        space: place.space,
         path,
         mode: metadata.mode(),
         size,
     })
+}
+
+/// A directory of the mount namespace that the process is in.
+fn directory(
+    process: (Pid, HostPid),
+    name: &'static str,
+    context: &Context<'_>,
+) -> Result<FilePath, CaptureError> {
+    let found = link(process, name, context.atlas)?;
+    if found.space == context.nested.of(process.0).mount {
+        return Ok(found);
+    }
+    Err(obstacle(Obstacle {
+        pid: Some(process.0),
+        object: format!("{name} {}", String::from_utf8_lossy(&found.path)),
+        reason: "it is in another mount namespace than the process".to_owned(),
+        remedy: "let the program change to a directory of its own".to_owned(),
+        transient: false,
+    }))
 }
 
 fn number(host: HostPid, name: &'static str) -> Result<i32, CaptureError> {

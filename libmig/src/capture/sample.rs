@@ -29,15 +29,27 @@ pub(super) type Samples = BTreeMap<HostPid, Sample>;
 pub(super) struct Watch {
     pub(super) samples: Samples,
     pub(super) clock: JobClock,
+    /// The time namespace with that clock, by inode.
+    time: Option<u64>,
 }
 
 impl Watch {
+    /// The clock that a process reads: deadlines are kept in that, whoever is the first one later.
+    pub(super) fn clock_of(&self, host: HostPid) -> JobClock {
+        if time_of(host) == self.time {
+            return self.clock;
+        }
+        JobClock::of(host).unwrap_or(self.clock)
+    }
+
     pub(super) fn of(processes: &[HostPid]) -> Self {
         // A zombie has no clocks any more.
-        let clock = processes.iter().find_map(|host| JobClock::of(*host).ok());
+        let clock = |host: &HostPid| Some((JobClock::of(*host).ok()?, time_of(*host)));
+        let (clock, time) = processes.iter().find_map(clock).unwrap_or_default();
         Self {
             samples: sample(processes),
-            clock: clock.unwrap_or_default(),
+            clock,
+            time,
         }
     }
 
@@ -50,6 +62,12 @@ impl Watch {
         self.samples.extend(others.samples);
         self
     }
+}
+
+fn time_of(host: HostPid) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let found = std::fs::metadata(format!("/proc/{host}/ns/time"));
+    found.ok().map(|found| found.ino())
 }
 
 /// A thread that is blocked in a call with a timeout.

@@ -11,17 +11,21 @@ use std::{
         unix::fs::{MetadataExt, OpenOptionsExt},
     },
     path::Path,
+    sync::Arc,
 };
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstatfs};
 
 use super::{
     segments,
-    shm::{Place, attributes},
+    shm::{self, attributes},
 };
 use crate::{
     image::{RingState, SharedFile, SharedId, SharedKind, SharedMemory},
-    inspect::own::OwnFiles,
+    inspect::{
+        atlas::{Atlas, Place},
+        own::OwnFiles,
+    },
 };
 
 /// f_type of hugetlbfs, whose block size is the huge page size.
@@ -47,6 +51,8 @@ pub struct SharedRegistry {
     /// other objects on the same device as well.
     by_id: HashMap<u64, SharedId>,
     own: OwnFiles,
+    /// Where names are looked up; `None` where the capsule's root is all.
+    atlas: Option<Arc<Atlas>>,
 }
 
 impl SharedRegistry {
@@ -65,6 +71,16 @@ impl SharedRegistry {
         }
     }
 
+    /// Names are looked up there.
+    pub(super) fn set_atlas(&mut self, atlas: Arc<Atlas>) {
+        self.atlas = Some(atlas);
+    }
+
+    /// Where names are looked up, if somebody has said so.
+    pub(super) fn atlas(&self) -> Option<Arc<Atlas>> {
+        self.atlas.clone()
+    }
+
     /// The number of the file that `link`, a magic link of `/proc`, leads to, if it is one of
     /// /dev/shm or one of the job's own; the latter is added when it is new.
     ///
@@ -72,7 +88,7 @@ impl SharedRegistry {
     /// When it cannot be looked at or opened.
     pub(super) fn named(
         &mut self,
-        root: &OwnedFd,
+        place: Place<'_>,
         link: &Path,
         name: &[u8],
     ) -> io::Result<Option<SharedId>> {
@@ -80,7 +96,11 @@ impl SharedRegistry {
         if let Some(known) = self.known(metadata.dev(), metadata.ino()) {
             return Ok(Some(known));
         }
-        let Some(own) = self.own.judge(root, name, &metadata) else {
+        let own = match place.space {
+            None => self.own.judge(place.root, name, &metadata),
+            Some(_) => None,
+        };
+        let Some(own) = own else {
             return Ok(None);
         };
         let file = File::open(link)?;
@@ -88,7 +108,7 @@ impl SharedRegistry {
             path: name.to_vec(),
             in_shm: false,
             named: false,
-            attributes: attributes(&Place::Open(&file), &metadata)?,
+            attributes: attributes(&shm::Place::Open(&file), &metadata)?,
             own: Some(own),
         };
         // By its number: extended attributes and O_NOATIME are those of the file.
@@ -247,7 +267,7 @@ fn describe(kind: &NamedKind<'_>, file: &File) -> io::Result<SharedKind> {
             name: name.to_vec(),
             seals: seals(file)?.bits(),
             hugetlb_kib,
-            attributes: attributes(&Place::Open(file), &file.metadata()?)?,
+            attributes: attributes(&shm::Place::Open(file), &file.metadata()?)?,
         },
     })
 }
@@ -282,7 +302,7 @@ mod tests {
             name: b"a b".to_vec(),
             seals,
             hugetlb_kib: 0,
-            attributes: attributes(&Place::Open(&file), &file.metadata().unwrap()).unwrap(),
+            attributes: attributes(&shm::Place::Open(&file), &file.metadata().unwrap()).unwrap(),
         };
         assert_eq!(
             objects[0],

@@ -1,6 +1,13 @@
 //! The capsule's /dev/shm: every name in it, and its files as shared objects.
 
-use std::{fs, io, os::unix::ffi::OsStringExt, os::unix::fs::MetadataExt, path::Path};
+use std::{
+    fs, io,
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
+    path::Path,
+};
 
 use super::{CaptureError, SharedRegistry, hindrance::obstacle};
 use crate::{
@@ -25,12 +32,19 @@ pub(super) fn capture(
         if let Some(kind) = found.foreign() {
             return Err(obstacle(foreign(&found, kind)));
         }
-        entries.push(entry(shm, found, shared).map_err(failed)?);
+        let path = [b"/dev/shm/", found.path.as_os_str().as_bytes()].concat();
+        entries.push(entry(shm, found, path, shared).map_err(failed)?);
     }
     Ok(entries)
 }
 
-fn entry(shm: &Shm, found: ShmFound, shared: &mut SharedRegistry) -> io::Result<ShmEntry> {
+/// What has a name in a tmpfs; `name` is the absolute one.
+pub(super) fn entry(
+    shm: &Shm,
+    found: ShmFound,
+    name: Vec<u8>,
+    shared: &mut SharedRegistry,
+) -> io::Result<ShmEntry> {
     let place = shm.path(&found.path);
     let attributes = attributes(&Place::At(&place), &found.metadata)?;
     let kind = found.metadata.file_type();
@@ -42,7 +56,7 @@ fn entry(shm: &Shm, found: ShmFound, shared: &mut SharedRegistry) -> io::Result<
         ShmNode::Symlink(target, attributes)
     } else if kind.is_file() {
         let file = SharedFile {
-            path: [b"/dev/shm/", path.as_slice()].concat(),
+            path: name,
             in_shm: true,
             named: true,
             attributes,

@@ -19,8 +19,9 @@ use crate::{
 pub(super) struct TimedWait {
     /// The call.
     pub(super) number: i64,
-    /// When it ends, CLOCK_MONOTONIC of the job.
+    /// When it ends, CLOCK_MONOTONIC of its process.
     pub(super) deadline_ns: u64,
+    clock: JobClock,
     /// Where the detour of its process is.
     place: Option<u64>,
     /// The kernel has written what is left into the program's memory, and made
@@ -47,6 +48,7 @@ pub(super) fn find(
     let wait = |deadline_ns, kept| TimedWait {
         number,
         deadline_ns,
+        clock,
         place,
         kept,
     };
@@ -92,33 +94,29 @@ impl TimedWait {
 
     /// Whatever becomes of the capture: put back, the thread waits for no more than
     /// was left at its stop.
-    pub(super) fn arm(&self, stopped: &mut Stopped, clock: JobClock) -> Result<(), PtraceError> {
-        if let Some(detoured) = self.detoured(stopped, clock)? {
+    pub(super) fn arm(&self, stopped: &mut Stopped) -> Result<(), PtraceError> {
+        if let Some(detoured) = self.detoured(stopped)? {
             stopped.put_back_instead(&detoured);
         }
         Ok(())
     }
 
     /// The thread, in the stop in which it was frozen, goes on here with what is left now.
-    pub(super) fn resume(&self, stopped: &mut Stopped, clock: JobClock) -> Result<(), PtraceError> {
+    pub(super) fn resume(&self, stopped: &mut Stopped) -> Result<(), PtraceError> {
         if let Some(timeout) = self.kept {
-            let (thread, left_ns) = (stopped.thread(), self.left(clock.now_ns()));
+            let (thread, left_ns) = (stopped.thread(), self.left(self.clock.now_ns()));
             if let Err(error) = timeout.update(thread, &stopped.registers()?, left_ns) {
                 tracing::debug!(%thread, %error, "a wait goes on with what was left at its stop");
             }
         }
-        match self.detoured(stopped, clock)? {
+        match self.detoured(stopped)? {
             Some(detoured) => stopped.amend_registers(&detoured),
             None => Ok(()),
         }
     }
 
     /// What cannot be written is no reason to harm a thread: it waits its full time again.
-    fn detoured(
-        &self,
-        stopped: &Stopped,
-        clock: JobClock,
-    ) -> Result<Option<Registers>, PtraceError> {
+    fn detoured(&self, stopped: &Stopped) -> Result<Option<Registers>, PtraceError> {
         let (None, Some(place)) = (self.kept, self.place) else {
             return Ok(None);
         };
@@ -127,7 +125,7 @@ impl TimedWait {
             registers: stopped.registers()?,
             deadline_ns: self.deadline_ns,
         };
-        let entered = rewait::enter(thread, place, &waiting, self.left(clock.now_ns()));
+        let entered = rewait::enter(thread, place, &waiting, self.left(self.clock.now_ns()));
         Ok(entered
             .inspect_err(|error| tracing::debug!(%thread, %error, "a wait begins anew"))
             .ok())

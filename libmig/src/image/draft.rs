@@ -108,6 +108,7 @@ mod tests {
 
     fn of_file(path: &[u8], offset: u64) -> Backing {
         let file = FilePath {
+            space: None,
             path: path.to_vec(),
             mode: 0o100_644,
             size: 9,

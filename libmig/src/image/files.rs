@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{InetSocket, Pid, SharedId, UnixSocket};
+use super::{InetSocket, NamespaceId, Pid, SharedId, UnixSocket};
 
 /// Index into [`super::JobImage::files`].
 pub type FileId = u32;
@@ -149,7 +149,9 @@ pub enum Stdio {
 /// A file by name, and enough to notice that the other node has another one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FilePath {
-    /// Absolute path in the job's root.
+    /// The mount namespace that the path is one of; `None` for the capsule's.
+    pub space: Option<NamespaceId>,
+    /// Absolute path in the job's root, or in that of the namespace.
     #[serde(with = "serde_bytes")]
     pub path: Vec<u8>,
     /// st_mode: type and permissions.

@@ -10,6 +10,7 @@ mod inet;
 mod locks;
 mod manifest;
 mod memory;
+mod mounts;
 mod namespaces;
 mod process;
 mod shm;
@@ -22,6 +23,7 @@ pub use inet::*;
 pub use locks::*;
 pub use manifest::*;
 pub use memory::*;
+pub use mounts::*;
 pub use namespaces::*;
 pub use process::*;
 pub use shm::*;
@@ -57,6 +59,8 @@ pub struct JobImage {
     pub system_v: SystemV,
     /// Namespaces that it has made, owners before what they own. A [`NamespaceId`] is an index.
     pub namespaces: Vec<Namespace>,
+    /// File systems that are mounted in these. A [`SystemId`] is an index.
+    pub systems: Vec<FileSystem>,
 }
 
 /// The world that the processes of a job see, as far as the kernel keeps it
@@ -80,6 +84,18 @@ pub struct Clocks {
     pub monotonic_ns: i64,
     /// CLOCK_BOOTTIME in the job's time namespace: includes the pause.
     pub boottime_ns: i64,
+}
+
+impl Clocks {
+    /// Those of a time namespace that differs from the job's.
+    #[must_use]
+    pub fn shifted(self, shift: ClockShift) -> Self {
+        Self {
+            realtime_ns: self.realtime_ns,
+            monotonic_ns: self.monotonic_ns.saturating_add(shift.monotonic_ns),
+            boottime_ns: self.boottime_ns.saturating_add(shift.boottime_ns),
+        }
+    }
 }
 
 /// Bytes that travel beside the image because they may be large: where they belong.

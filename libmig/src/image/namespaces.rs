@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pid, SystemV};
+use super::{Mount, Pid, SystemV};
 
 /// Index into [`super::JobImage::namespaces`].
 pub type NamespaceId = u32;
@@ -38,6 +38,20 @@ pub enum NamespaceKind {
     },
     /// CLONE_NEWCGROUP; its root is the control group of the job.
     Cgroup,
+    /// CLONE_NEWNS: its mounts, each after the one that it is on. The first is the root.
+    Mount(Vec<Mount>),
+    /// CLONE_NEWTIME.
+    Time(ClockShift),
+}
+
+/// By how much the clocks of a time namespace differ from [`super::CapsuleImage::clocks`], which
+/// are those of the job's first process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct ClockShift {
+    /// CLOCK_MONOTONIC.
+    pub monotonic_ns: i64,
+    /// CLOCK_BOOTTIME.
+    pub boottime_ns: i64,
 }
 
 /// Who is who in a user namespace. IDs outside are those of the capsule's user namespace.
@@ -77,6 +91,20 @@ pub struct Membership {
     pub net: Option<NamespaceId>,
     /// /proc/PID/ns/cgroup.
     pub cgroup: Option<NamespaceId>,
+    /// /proc/PID/ns/mnt.
+    pub mount: Option<NamespaceId>,
+    /// /proc/PID/ns/time; `None` for that of the job's first process.
+    pub time: Option<NamespaceId>,
+}
+
+/// How the clocks of a process differ from the job's.
+#[must_use]
+pub fn clock_shift(membership: &Membership, namespaces: &[Namespace]) -> ClockShift {
+    let found = membership.time.and_then(|id| namespaces.get(id as usize));
+    match found.map(|namespace| &namespace.kind) {
+        Some(NamespaceKind::Time(shift)) => *shift,
+        _ => ClockShift::default(),
+    }
 }
 
 /// A pid namespace below the capsule's, by number. They are no objects: the

@@ -20,12 +20,16 @@ use super::{
     refusal::{self, Refusal},
     stdio::CapsuleStdio,
 };
-use crate::{image::Stdio, sys::HostPid};
+use crate::{
+    image::{NamespaceId, Stdio},
+    sys::HostPid,
+};
 
 /// What the kernel appends to the name of a file that has none any more.
 const DELETED: &[u8] = b" (deleted)";
 const PROC_SUPER_MAGIC: i64 = 0x9fa0;
 const MQUEUE_MAGIC: i64 = 0x1980_0202;
+const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 /// File systems whose files mean something else on another node.
 const FOREIGN_FILE_SYSTEMS: &[(i64, &str)] = &[
     (PROC_SUPER_MAGIC, "proc"),
@@ -61,6 +65,8 @@ pub struct Seen {
     pub file_system: Option<i64>,
     /// `/proc/PID/fdinfo/N`.
     pub info: FdInfo,
+    /// The mount namespace that the link is one of; the capsule's unless somebody has looked.
+    pub space: Option<NamespaceId>,
 }
 
 /// A kind of file that can travel.
@@ -168,6 +174,7 @@ impl Seen {
             stat: rustix::fs::stat(&path).map_err(|e| fail(e.into()))?,
             file_system,
             info,
+            space: None,
         })
     }
 
@@ -287,6 +294,12 @@ impl Seen {
     fn device_kind(&self, devpts: Option<u64>) -> Result<Kind, Refusal> {
         let numbers = self.device();
         if numbers == PTMX {
+            // Of a devpts that is not the capsule's.
+            let elsewhere = self.file_system == Some(DEVPTS_SUPER_MAGIC)
+                && devpts.is_some_and(|devpts| devpts != self.stat.st_dev);
+            if elsewhere {
+                return Err(refusal::foreign_terminal(&self.name()));
+            }
             let index = self.info.tty_index;
             return index
                 .map(Kind::TtyMaster)
@@ -411,7 +424,6 @@ fn sibling(root: &OwnedFd, path: &[u8], identity: (u64, u64)) -> Option<Vec<u8>>
 /// st_dev of the devpts that a process sees at /dev/pts, if it sees one.
 #[must_use]
 pub fn devpts(root: &OwnedFd) -> Option<u64> {
-    const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
     let place = rustix::fs::openat2(
         root,
         "dev/pts",

@@ -4,6 +4,8 @@
 use std::{
     collections::BTreeMap,
     os::fd::{BorrowedFd, OwnedFd},
+    os::unix::fs::MetadataExt,
+    path::Path,
 };
 
 use rustix::{
@@ -12,6 +14,7 @@ use rustix::{
 };
 
 use super::{
+    atlas::Atlas,
     fd::{self, Kind, Seen},
     inet_socket::{self, Inets},
     inotify, mqueue,
@@ -83,7 +86,7 @@ struct Holder {
 struct Survey<'a> {
     processes: &'a [FileSource<'a>],
     stdio: &'a CapsuleStdio,
-    root: Option<OwnedFd>,
+    atlas: Option<Atlas>,
     devpts: Option<u64>,
     obstacles: Vec<Obstacle>,
     /// Pipes and FIFOs by (device, inode).
@@ -104,7 +107,7 @@ impl<'a> Survey<'a> {
             processes,
             stdio,
             devpts: root.as_ref().and_then(fd::devpts),
-            root,
+            atlas: root.map(|root| Atlas::near(root, processes.iter().map(|one| one.host))),
             obstacles: Vec::new(),
             pipes: BTreeMap::new(),
             masters: Vec::new(),
@@ -113,6 +116,10 @@ impl<'a> Survey<'a> {
             socket_holders: BTreeMap::new(),
             inets: Inets::default(),
         }
+    }
+
+    fn root(&self) -> Option<&OwnedFd> {
+        self.atlas.as_ref().map(Atlas::home)
     }
 
     fn process(&mut self, source: &FileSource<'_>) {
@@ -137,10 +144,16 @@ impl<'a> Survey<'a> {
         match seen.kind(self.stdio, self.devpts) {
             Err(refusal) => self.refuse(process, &seen, &refusal),
             Ok(Kind::Named) => {
-                let named = self.root.as_ref().map(|root| seen.clone().find_name(root));
+                let named = self.atlas.as_ref().map(|atlas| {
+                    let link = format!("/proc/{}/fd/{}", self.processes[process].host, seen.number);
+                    seen.clone().find_name(atlas.place(Path::new(&link)).root)
+                });
                 if let Some(Err(refusal)) = named {
                     self.refuse(process, &seen, &refusal);
                 }
+            }
+            Ok(Kind::Proc(about)) if self.is_view(process, &seen, about) => {
+                self.refuse(process, &seen, &refusal::view(&seen.name()));
             }
             Ok(Kind::Proc(about)) if !moves(self.processes, about) || !self.reachable(&seen) => {
                 self.refuse(process, &seen, &refusal::foreign_process(&seen.name()));
@@ -175,13 +188,29 @@ impl<'a> Survey<'a> {
         named.is_none_or(|named| named.map_or(true, |name| name.is_some()))
     }
 
+    fn is_view(&self, process: usize, seen: &Seen, about: About) -> bool {
+        let link = format!("/proc/{}/fd/{}", self.processes[process].host, seen.number);
+        let place = self
+            .atlas
+            .as_ref()
+            .map(|atlas| atlas.place(Path::new(&link)));
+        let elsewhere = place.is_some_and(|place| place.space.is_some());
+        elsewhere
+            || self
+                .atlas
+                .as_ref()
+                .is_some_and(|atlas| is_view(self.processes, seen, about, atlas))
+    }
+
     fn watches(&mut self, process: usize, seen: &Seen) {
         let host = self.processes[process].host;
         let watches = &seen.info.inotify;
-        let found = self
-            .root
+        let root = format!("/proc/{host}/root");
+        let place = self
+            .atlas
             .as_ref()
-            .map(|root| inotify::locate(watches, host, root));
+            .map(|atlas| atlas.place(Path::new(&root)));
+        let found = place.map(|place| inotify::locate(watches, host, place));
         let found = found.unwrap_or_else(|| vec![None; watches.len()]);
         for (watch, _) in watches
             .iter()
@@ -195,7 +224,7 @@ impl<'a> Survey<'a> {
     /// By its name in the capsule, also for a process with another root
     /// directory: names in /proc are relative to the reader's root.
     fn reachable(&self, seen: &Seen) -> bool {
-        self.root.as_ref().is_some_and(|root| seen.leads_here(root))
+        self.root().is_some_and(|root| seen.leads_here(root))
     }
 
     fn controlling_tty(&mut self, process: usize, seen: Seen) {
@@ -226,7 +255,7 @@ impl<'a> Survey<'a> {
             self.socket_holders.insert(inode, Holder { process, seen });
             return;
         }
-        match unix_socket::look(&copy, seen.stat.st_ino, self.root.as_ref()) {
+        match unix_socket::look(&copy, seen.stat.st_ino, self.root()) {
             Ok(found) => {
                 self.sockets.insert(inode, found);
             }
@@ -324,6 +353,46 @@ pub(crate) fn moves(processes: &[FileSource<'_>], about: About) -> bool {
         About::Machine => true,
         About::Process(pid) => processes.iter().any(|source| source.pid == pid),
     }
+}
+
+/// Whether a file of `/proc` has been opened for good in a namespace of the job: such a text
+/// tells of the namespaces that its process had then, and its process enters them last.
+pub(crate) fn is_view(
+    processes: &[FileSource<'_>],
+    seen: &Seen,
+    about: About,
+    atlas: &Atlas,
+) -> bool {
+    const OF_NAMESPACES: [&[u8]; 8] = [
+        b"uid_map",
+        b"gid_map",
+        b"projid_map",
+        b"setgroups",
+        b"mounts",
+        b"mountinfo",
+        b"mountstats",
+        b"timens_offsets",
+    ];
+    let About::Process(pid) = about else {
+        return false;
+    };
+    let mut parts = seen.link.split(|byte| *byte == b'/');
+    let last = parts.clone().next_back().unwrap_or_default();
+    if !OF_NAMESPACES.contains(&last) && !parts.any(|part| part == b"net") {
+        return false;
+    }
+    let nested = |host: HostPid| {
+        let apart = |name| {
+            let inode = |host| {
+                std::fs::metadata(format!("/proc/{host}/ns/{name}")).map(|found| found.ino())
+            };
+            inode(host).ok() != inode(HostPid::own()).ok()
+        };
+        let root = format!("/proc/{host}/root");
+        apart("user") || apart("net") || atlas.place(Path::new(&root)).space.is_some()
+    };
+    let target = processes.iter().find(|one| one.pid == pid);
+    target.is_some_and(|target| nested(target.host))
 }
 
 /// Whether nobody holds the other end of a pipe any more: no writer for an end

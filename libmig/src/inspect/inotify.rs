@@ -12,7 +12,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
-use super::fd;
+use super::{atlas::Place, fd};
 use crate::{
     image::FilePath,
     sys::{HostPid, descriptor},
@@ -83,6 +83,7 @@ impl WatchLine {
         let same = metadata.ino() == self.inode
             && fd::leads_to(root, &path, (metadata.dev(), metadata.ino()));
         same.then(|| FilePath {
+            space: None,
             path,
             mode: metadata.mode(),
             size: 0,
@@ -92,11 +93,18 @@ impl WatchLine {
 
 /// The files that watches are on, below `root`, which is the root directory of `host`.
 #[must_use]
-pub fn locate(watches: &[WatchLine], host: HostPid, root: &OwnedFd) -> Vec<Option<FilePath>> {
+pub fn locate(
+    watches: &[WatchLine],
+    host: HostPid,
+    Place { space, root }: Place<'_>,
+) -> Vec<Option<FilePath>> {
     let found = watches.iter().map(|watch| watch.locate(host, root));
     let mut found: Vec<Option<FilePath>> = found.collect();
     if found.iter().any(Option::is_none) {
         super::search::fill(watches, host, root, &mut found);
+    }
+    for file in found.iter_mut().flatten() {
+        file.space = space;
     }
     found
 }

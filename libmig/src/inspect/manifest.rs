@@ -18,6 +18,7 @@ use std::{
 use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
 
 use super::{
+    atlas::{Atlas, Place},
     fd::{self, Kind, Seen},
     files::{self, FileSource},
     inotify, mapping_rules, maps,
@@ -27,7 +28,6 @@ use super::{
 use crate::{
     api::Obstacle,
     image::{FilePath, NeededFile, OwnFile, Usage},
-    sys::HostPid,
 };
 
 /// Files that a refusal names one by one.
@@ -41,8 +41,9 @@ const REMEDY: &str = "give both nodes the same file, or keep it in a folder that
 /// changes while this looks is left to the comparison at the end of the move.
 #[must_use]
 pub fn of(processes: &[FileSource<'_>], stdio: &CapsuleStdio, own: OwnFiles) -> Vec<NeededFile> {
+    let root = files::root(processes, stdio).ok();
     let mut list = List {
-        root: files::root(processes, stdio).ok(),
+        atlas: root.map(|root| Atlas::near(root, processes.iter().map(|one| one.host))),
         own,
         ..List::default()
     };
@@ -213,8 +214,8 @@ struct List {
     /// Files that somebody in the job may write to.
     written: BTreeSet<Identity>,
     bytes: usize,
-    /// Below which the job looks names up.
-    root: Option<OwnedFd>,
+    /// Where the job looks names up.
+    atlas: Option<Atlas>,
     own: OwnFiles,
 }
 
@@ -227,7 +228,7 @@ impl List {
         ] {
             let magic = format!("/proc/{}/{link}", source.host);
             if let (Ok(path), Ok(found)) = (fs::read_link(&magic), fs::metadata(&magic)) {
-                self.add(source, usage, path.as_os_str().as_bytes(), &found);
+                self.add(source, usage, path.as_os_str().as_bytes(), (&magic, &found));
             }
         }
     }
@@ -242,11 +243,15 @@ impl List {
             if !looked.insert((area.device, area.inode, writes)) {
                 continue;
             }
-            if let Ok(found) = mapped(source.host, area.start, area.end) {
+            let link = format!(
+                "/proc/{}/map_files/{:x}-{:x}",
+                source.host, area.start, area.end
+            );
+            if let Ok(found) = fs::metadata(&link) {
                 if writes {
                     self.written.insert((found.dev(), found.ino()));
                 }
-                self.add(source, Usage::Mapping, &area.name, &found);
+                self.add(source, Usage::Mapping, &area.name, (&link, &found));
             }
         }
     }
@@ -258,7 +263,13 @@ impl List {
             };
             let watches = &seen.info.inotify;
             let root = fd::root(source.host).ok().filter(|_| !watches.is_empty());
-            let found = root.map(|root| inotify::locate(watches, source.host, &root));
+            let found = root.map(|root| {
+                let place = Place {
+                    space: None,
+                    root: &root,
+                };
+                inotify::locate(watches, source.host, place)
+            });
             for (watch, found) in watches.iter().zip(found.into_iter().flatten()) {
                 if let Some(file) = found {
                     // Whatever its size is: only that it is there matters.
@@ -275,11 +286,16 @@ impl List {
             if !named {
                 continue;
             }
-            if let Some(root) = &self.root {
-                // What has none is refused elsewhere.
-                let _ = seen.find_name(root);
-            }
             let identity = (seen.stat.st_dev, seen.stat.st_ino);
+            let link = format!("/proc/{}/fd/{number}", source.host);
+            if let Some(atlas) = &self.atlas {
+                let place = atlas.place(Path::new(&link));
+                // What has none is refused elsewhere.
+                let _ = seen.find_name(place.root);
+                if place.space.is_some() && !fd::leads_to(atlas.home(), &seen.link, identity) {
+                    continue;
+                }
+            }
             if !seen.opaque() && seen.info.flags & libc::O_ACCMODE != libc::O_RDONLY {
                 self.written.insert(identity);
             }
@@ -287,6 +303,7 @@ impl List {
             let own = own.filter(|found| (found.dev(), found.ino()) == identity);
             let own = own.and_then(|found| self.judge(&seen.link, &found));
             let file = FilePath {
+                space: None,
                 mode: seen.stat.st_mode,
                 size: u64::try_from(seen.stat.st_size).unwrap_or(0),
                 path: seen.link,
@@ -295,14 +312,24 @@ impl List {
         }
     }
 
-    fn add(&mut self, source: &FileSource<'_>, usage: Usage, path: &[u8], found: &fs::Metadata) {
-        // Without a name it is not found at the destination, but travels.
+    fn add(
+        &mut self,
+        source: &FileSource<'_>,
+        usage: Usage,
+        path: &[u8],
+        (link, found): (&str, &fs::Metadata),
+    ) {
+        // Without a name it is not found at the destination, but travels. What is in a mount namespace
+        // of the job is looked at where the capsule has it, too.
         let identity = (found.dev(), found.ino());
-        let leads = |root: &OwnedFd| fd::leads_to(root, path, identity);
-        if path.ends_with(b" (deleted)") && !self.root.as_ref().is_some_and(leads) {
+        let leads = |atlas: &Atlas| fd::leads_to(atlas.home(), path, identity);
+        let nested = |atlas: &Atlas| atlas.place(Path::new(link)).space.is_some();
+        let doubtful = path.ends_with(b" (deleted)") || self.atlas.as_ref().is_some_and(nested);
+        if doubtful && !self.atlas.as_ref().is_some_and(leads) {
             return;
         }
         let file = FilePath {
+            space: None,
             path: path.to_vec(),
             mode: found.mode(),
             size: found.len(),
@@ -312,7 +339,7 @@ impl List {
     }
 
     fn judge(&self, path: &[u8], found: &fs::Metadata) -> Option<OwnFile> {
-        self.own.judge(self.root.as_ref()?, path, found)
+        self.own.judge(self.atlas.as_ref()?.home(), path, found)
     }
 
     fn insert(
@@ -366,10 +393,6 @@ impl List {
             })
             .collect()
     }
-}
-
-fn mapped(host: HostPid, start: u64, end: u64) -> io::Result<fs::Metadata> {
-    fs::metadata(format!("/proc/{host}/map_files/{start:x}-{end:x}"))
 }
 
 #[cfg(test)]

@@ -121,6 +121,7 @@ fn a_thousand_missing_files_do_not_make_a_book() {
     let program = entry(&all, &std::env::current_exe().unwrap()).unwrap();
     let gone = NeededFile {
         file: FilePath {
+            space: None,
             path: b"/no/such/file".to_vec(),
             ..program.file
         },

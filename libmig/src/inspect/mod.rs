@@ -3,6 +3,7 @@
 //! this machine: its load, its kernel, its CPU.
 
 pub mod addresses;
+pub mod atlas;
 pub mod backlog;
 pub mod boot;
 pub mod cpu;
@@ -18,6 +19,8 @@ pub mod lock;
 pub mod manifest;
 pub mod mapping_rules;
 pub mod maps;
+pub mod mount_tree;
+pub mod mounts;
 pub mod mqueue;
 pub mod nest;
 pub mod own;

@@ -28,10 +28,22 @@ pub enum Kind {
     Net,
     /// CLONE_NEWCGROUP.
     Cgroup,
+    /// CLONE_NEWNS.
+    Mount,
+    /// CLONE_NEWTIME. The job's own is that of its first process, not of the capsule's init.
+    Time,
 }
 
 /// All of them.
-pub const KINDS: [Kind; 5] = [Kind::User, Kind::Uts, Kind::Ipc, Kind::Net, Kind::Cgroup];
+pub const KINDS: [Kind; 7] = [
+    Kind::User,
+    Kind::Uts,
+    Kind::Ipc,
+    Kind::Net,
+    Kind::Cgroup,
+    Kind::Mount,
+    Kind::Time,
+];
 
 impl Kind {
     /// The name in `/proc/PID/ns`.
@@ -43,6 +55,8 @@ impl Kind {
             Self::Ipc => "ipc",
             Self::Net => "net",
             Self::Cgroup => "cgroup",
+            Self::Mount => "mnt",
+            Self::Time => "time",
         }
     }
 
@@ -51,6 +65,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Net => "network",
+            Self::Mount => "mount",
             other => other.link(),
         }
     }
@@ -62,6 +77,8 @@ impl Kind {
             Self::Ipc => &mut membership.ipc,
             Self::Net => &mut membership.net,
             Self::Cgroup => &mut membership.cgroup,
+            Self::Mount => &mut membership.mount,
+            Self::Time => &mut membership.time,
         }
     }
 }
@@ -96,8 +113,19 @@ impl Nest {
     #[must_use]
     pub fn new(keeper: HostPid) -> Self {
         Self {
-            home: KINDS.map(|kind| inode(keeper, kind).ok()),
+            home: KINDS.map(|kind| match kind {
+                Kind::Time => None,
+                _ => inode(keeper, kind).ok(),
+            }),
             spaces: Vec::new(),
+        }
+    }
+
+    /// The first of these that lives says which time namespace is the job's. Without this, the first that is added.
+    pub fn take_clocks(&mut self, members: &[HostPid]) {
+        let time = |member: &HostPid| inode(*member, Kind::Time).ok();
+        if let (Some(home), Some(found)) = (self.home.last_mut(), members.iter().find_map(time)) {
+            *home = Some(found);
         }
     }
 
@@ -107,8 +135,13 @@ impl Nest {
     /// It is gone, or in a user namespace that is not below the capsule's (EPERM).
     pub fn add(&mut self, thread: HostPid) -> io::Result<Membership> {
         let mut membership = Membership::default();
-        for (kind, home) in KINDS.into_iter().zip(self.home) {
-            let Some(home) = home else { continue };
+        for (at, kind) in KINDS.into_iter().enumerate() {
+            let Some(home) = self.home[at] else {
+                if kind == Kind::Time {
+                    self.home[at] = inode(thread, kind).ok();
+                }
+                continue;
+            };
             let inode = inode(thread, kind)?;
             if inode == home {
                 continue;
@@ -178,14 +211,13 @@ impl Space {
     /// A process in it is gone, or the kernel does not tell.
     pub fn judge(&self) -> io::Result<Option<Misfit>> {
         let misfit = |reason: String, remedy| Ok(Some(Misfit { reason, remedy }));
+        // A user namespace that only others are below: bubblewrap leaves one behind.
         let Some(witness) = self.witness else {
-            return misfit(
-                "it is below a user namespace that no process of the job is in".to_owned(),
-                "keep a process in each user namespace",
-            );
+            return Ok(None);
         };
         match self.kind {
-            Kind::Uts | Kind::User => Ok(None),
+            // Of mounts, see `mount_tree`.
+            Kind::Uts | Kind::User | Kind::Mount | Kind::Time => Ok(None),
             Kind::Net => match self.devices(witness)?.first() {
                 Some(device) => misfit(
                     format!(
@@ -247,10 +279,16 @@ impl Space {
     /// The maps of a user namespace.
     ///
     /// # Errors
-    /// Nobody is in it, or the kernel does not tell.
+    /// The kernel does not tell.
     pub fn user(&self) -> io::Result<UserNamespace> {
-        let witness = self.witness.ok_or(io::ErrorKind::NotFound)?;
-        let read = |name: &str| text::string(format!("/proc/{witness}/{name}"));
+        match self.witness {
+            Some(witness) => self.maps(witness),
+            None => namespace::with_resident(&self.file, |resident| self.maps(resident))?,
+        }
+    }
+
+    fn maps(&self, resident: HostPid) -> io::Result<UserNamespace> {
+        let read = |name: &str| text::string(format!("/proc/{resident}/{name}"));
         let map = |name: &str| {
             parse_map(&read(name)?).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))
         };

@@ -26,7 +26,11 @@ mod tasks;
 mod timers;
 
 use self::{namespaces::Home, subject::Subject};
-use super::process::{self, Scope};
+use super::{
+    atlas::Atlas,
+    fd,
+    process::{self, Scope},
+};
 use crate::{api::Obstacle, image::Pid, sys::HostPid};
 
 /// Everything of one process that cannot move; nothing for a zombie.
@@ -49,6 +53,9 @@ pub fn preflight_process(process: HostPid, init: HostPid) -> Vec<Obstacle> {
 pub fn preflight_tree(scope: impl Into<Scope>) -> Vec<Obstacle> {
     let survey = Survey::new(scope.into());
     let mut obstacles = capsule::obstacles(survey.scope.keeper(), &survey.tree);
+    if let (Scope::Below(init), Some(atlas)) = (survey.scope, &survey.atlas) {
+        obstacles.extend(namespaces::mounts(init, atlas));
+    }
     let mut pairs = sharing::Pairs::default();
     for (host, _) in &survey.tree {
         let mut subject = survey.subject(*host);
@@ -66,13 +73,17 @@ struct Survey {
     level: usize,
     tree: Vec<(HostPid, Pid)>,
     home: Home,
+    /// Where names are looked up; `None` when the keeper is gone.
+    atlas: Option<Atlas>,
 }
 
 impl Survey {
     fn new(scope: Scope) -> Self {
         let tree = process::tree(scope);
+        let root = fd::root(scope.keeper()).ok();
         Self {
             scope,
+            atlas: root.map(|root| Atlas::near(root, tree.iter().map(|(host, _)| *host))),
             level: process::level(scope.keeper()),
             home: Home::of(scope, &tree),
             tree,
@@ -93,7 +104,7 @@ impl Survey {
         namespaces::check(subject, &self.home);
         namespaces::check_parent(subject, self.scope, &self.tree);
         sharing::within(subject);
-        memory::check(subject, self.scope.keeper());
+        memory::check(subject, self.scope.keeper(), self.atlas.as_ref());
         timers::check(subject);
     }
 }

@@ -258,6 +258,18 @@ pub(crate) fn foreign_file_system(kind: &str, name: &str) -> Refusal {
     )
 }
 
+/// A file of /proc that knows the namespaces of a process, which it enters again last of all.
+pub(crate) fn view(name: &str) -> Refusal {
+    Refusal {
+        transient: true,
+        ..Refusal::new(
+            name,
+            "it tells of a namespace that the job has made, or is in a /proc that the job has mounted",
+            "wait until the program has closed it",
+        )
+    }
+}
+
 /// A file of /proc about a process that does not move along, or has ended.
 pub(crate) fn foreign_process(name: &str) -> Refusal {
     Refusal {

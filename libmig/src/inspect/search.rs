@@ -127,6 +127,7 @@ impl Search<'_> {
                     self.shy.insert(name.clone());
                 }
                 found.get_or_insert_with(|| FilePath {
+                    space: None,
                     path: name.clone().into_os_string().into_vec(),
                     mode: metadata.mode(),
                     size: 0,

@@ -68,6 +68,15 @@ impl Shm {
         Ok(apart.then_some(Self { folder, device }))
     }
 
+    /// Another directory, with all that is below it.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn at(folder: OwnedFd) -> io::Result<Self> {
+        let device = rustix::fs::fstat(&folder)?.st_dev;
+        Ok(Self { folder, device })
+    }
+
     /// st_dev of its files.
     #[must_use]
     pub fn device(&self) -> u64 {

@@ -3,17 +3,24 @@
 use std::{
     fs::{self, File},
     io,
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::fs::MetadataExt,
+    },
     thread,
 };
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use nix::sched::CloneFlags;
+use rustix::{
+    fs::{Mode, OFlags},
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
 
 use crate::sys::namespace;
 
 /// Does something in a namespace: in a thread of its own, since setns(2)
-/// concerns the calling thread alone. Not for user and mount namespaces, which all
-/// threads of a process share.
+/// concerns the calling thread alone. Not for user namespaces, which all threads of a
+/// process share, nor for mount namespaces: see [`within_mounts`].
 ///
 /// # Errors
 /// setns(2), or what `work` says.
@@ -26,6 +33,29 @@ pub fn within<T: Send>(
         move_into_link_name_space(namespace.as_fd(), Some(kind))?;
         work()
     };
+    visitor(visit)
+}
+
+/// Does something in a mount namespace, whose root is the root directory of the visitor
+/// then. `work` gets this process's /proc, which may not be there.
+///
+/// # Errors
+/// setns(2), or what `work` says.
+pub fn within_mounts<T: Send>(
+    namespace: impl AsFd + Send,
+    work: impl FnOnce(BorrowedFd<'_>) -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let proc = rustix::fs::open("/proc", flags, Mode::empty())?;
+    visitor(move || {
+        // Root and current directory are shared by all threads otherwise.
+        nix::sched::unshare(CloneFlags::CLONE_FS)?;
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+        work(proc.as_fd())
+    })
+}
+
+fn visitor<T: Send>(visit: impl FnOnce() -> io::Result<T> + Send) -> io::Result<T> {
     let done = thread::scope(|scope| scope.spawn(visit).join());
     done.map_err(|_| io::Error::other("the visitor of a namespace panicked"))?
 }

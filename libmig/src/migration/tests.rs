@@ -92,6 +92,7 @@ fn needed(name: usize) -> NeededFile {
         pid: 2,
         usage: Usage::Mapping,
         file: FilePath {
+            space: None,
             path: format!("/lib/{name}").into_bytes(),
             mode: libc::S_IFREG | 0o644,
             size: 7,
@@ -119,6 +120,7 @@ fn image() -> JobImage {
         shm: Vec::new(),
         system_v: crate::image::SystemV::default(),
         namespaces: Vec::new(),
+        systems: Vec::new(),
     }
 }
 

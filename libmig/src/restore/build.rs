@@ -106,7 +106,7 @@ impl Prepared {
         let base = self.base(image)?;
         let (offsets, time) = self.make_time(image, base)?;
         self.enter_time(base, &time)?;
-        let (world, attachments) = World::make(&mut self, image, host, base)?;
+        let (world, attachments) = World::make(&mut self, image, host, (base, offsets))?;
         let seat = Seat {
             numbers: &world.numbers,
             terminals: world.opened.terminals(),
@@ -114,7 +114,7 @@ impl Prepared {
         };
         let (zygote, remains) = (&mut self.zygote, &mut self.remains);
         let husks = grow::grow(zygote, base.injector, &steps, &seat, remains)?;
-        let mut building = self.building(base, husks, world, (offsets, None));
+        let mut building = self.building(base, husks, world, (offsets, None))?;
         for (process, layout) in live(&image.processes).zip(layouts) {
             building.map(process.0, process.1, layout, &image.shared)?;
         }
@@ -129,8 +129,9 @@ impl Prepared {
         husks: Husks,
         world: World,
         (offsets, time): (Offsets, Option<File>),
-    ) -> Building {
-        Building {
+    ) -> Result<Building, RestoreError> {
+        let files = MappedFiles::with(self.root, world.namespaces.mounts.roots())?;
+        Ok(Building {
             remains: self.remains,
             group: self.group,
             zygote: self.zygote,
@@ -147,12 +148,12 @@ impl Prepared {
             time,
             absent: BTreeMap::new(),
             numbers: world.numbers,
-            files: MappedFiles::new(self.root),
+            files,
             daemon: base.daemon,
             exact_timers: base.exact_timers,
             init: self.init,
             late: false,
-        }
+        })
     }
 
     /// What every husk is born with.
@@ -300,6 +301,7 @@ impl Building {
         image: &JobImage,
         host: &mut dyn RestoreHost,
     ) -> Result<(), RestoreError> {
+        self.mount_late(image)?;
         let mut hosts: BTreeMap<Pid, HostPid> = BTreeMap::from([(INIT, self.init)]);
         hosts.extend(self.husks.iter().map(|(pid, husk)| (*pid, husk.host())));
         self.bury(&image.processes)?;

@@ -7,7 +7,10 @@ use std::{fs, io};
 
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
-use crate::{image::Clocks, sys::HostPid};
+use crate::{
+    image::{ClockShift, Clocks},
+    sys::HostPid,
+};
 
 const SECOND: i128 = 1_000_000_000;
 
@@ -18,6 +21,17 @@ pub struct Offsets {
     pub monotonic_ns: i128,
     /// Added to CLOCK_BOOTTIME.
     pub boottime_ns: i128,
+}
+
+impl Offsets {
+    /// Those of a time namespace that differs from the job's.
+    #[must_use]
+    pub fn shifted(self, shift: ClockShift) -> Self {
+        Self {
+            monotonic_ns: self.monotonic_ns + i128::from(shift.monotonic_ns),
+            boottime_ns: self.boottime_ns + i128::from(shift.boottime_ns),
+        }
+    }
 }
 
 /// What the job's clocks must be shifted by, `here` being the machine's own

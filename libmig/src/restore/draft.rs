@@ -169,8 +169,8 @@ impl Drafted {
         } = self;
         let layouts = build::layouts(&image.processes)?;
         let (offsets, time) = prepared.make_time(image, base)?;
-        let (world, attachments) = World::make(&mut prepared, image, host, base)?;
-        let mut building = prepared.building(base, husks, world, (offsets, Some(time)));
+        let (world, attachments) = World::make(&mut prepared, image, host, (base, offsets))?;
+        let mut building = prepared.building(base, husks, world, (offsets, Some(time)))?;
         for ((pid, process), layout) in live(&image.processes).zip(layouts) {
             let laid = spaces.remove(&pid);
             let laid = laid.ok_or_else(|| outgrown(pid, "is not one of the draft"))?;

@@ -20,8 +20,8 @@ use super::{
 use crate::{
     api::Obstacle,
     image::{
-        ChildSpace, Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind, Registers,
-        Thread,
+        self, ChildSpace, Clocks, INIT, JobImage, LiveProcess, Pid, Process, ProcessKind,
+        Registers, Thread,
     },
     inspect,
     sys::{
@@ -46,6 +46,7 @@ impl Building {
         self.forget_absent()?;
         self.late = files::pidfd::names_threads(image);
         self.shm.settle(image, &self.shared)?;
+        self.namespaces.mounts.settle(&image.systems)?;
         self.shared.stop_writing()?;
         let mut tree: BTreeMap<Pid, Threads> = BTreeMap::new();
         for (pid, process) in live(&image.processes) {
@@ -64,7 +65,8 @@ impl Building {
                 .get_mut(&pid)
                 .expect("every live process has been furnished");
             let stopped = stopped_children(image, pid, process);
-            let then = &image.capsule.clocks;
+            let shift = image::clock_shift(&process.namespaces, &image.namespaces);
+            let then = &image.capsule.clocks.shifted(shift);
             self.identify(pid, process, threads, (&stopped, then), &mut locks)?;
             outside(pid, process, threads[0].host());
             let stop = process
@@ -73,7 +75,7 @@ impl Building {
             self.depart(pid, process, threads, &components, (then, stop))?;
         }
         self.opened.wind_views(image);
-        self.opened.watch(image, self.files.root())?;
+        self.opened.watch(image, self.files.roots())?;
         let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
         self.opened
             .set_timers(image, &now)
@@ -101,7 +103,8 @@ impl Building {
             .remove(&pid)
             .expect("the tree has every process of the image");
         let mut batch = Batch::new();
-        if let Some(time) = &self.time {
+        let own = self.namespaces.time(&process.namespaces);
+        if let Some(time) = own.or(self.time.as_ref()) {
             build::enter_time(&mut batch, self.daemon, time);
         }
         address_space::settle(
@@ -284,6 +287,7 @@ impl Building {
         thread::credentials(&mut batch, leader, process);
         let asked = locks.ask(&mut batch, pid);
         let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
+        let now = now.shifted(self.namespaces.shift(&process.namespaces));
         process::arm(&mut batch, process, then, &now);
         let results = threads[0].run(self.injector, &batch, STEP)?;
         locks.answered(pid, &asked, &results)
@@ -308,6 +312,7 @@ impl Building {
             registers.push(match &thread.sleep {
                 Some(interrupted) => {
                     let now = clocks::job(self.offsets).map_err(host("read the clocks"))?;
+                    let now = now.shifted(self.namespaces.shift(&process.namespaces));
                     let sleep = sleep::left(*interrupted, then, &now);
                     if sleep::is_forgotten(sleep) {
                         sleep::wait_again(thread, task.host(), sleep, &now)

@@ -19,6 +19,7 @@ fn mapping(start: u64, pages: u64, protection: u8, backing: Backing) -> Mapping 
 fn library(offset: u64) -> FileMapping {
     FileMapping {
         file: FilePath {
+            space: None,
             path: b"/lib/libm.so".to_vec(),
             mode: 0o100_644,
             size: 9000,

@@ -4,6 +4,7 @@
 //! only the capsule's rights give (`join`).
 
 use std::{
+    collections::BTreeMap,
     fs::{self, File},
     io,
     os::fd::{AsRawFd, RawFd},
@@ -12,8 +13,11 @@ use std::{
 use rustix::thread::LinkNameSpaceType;
 
 use super::{
+    clocks::{self, Offsets},
     error::{self, RestoreError, remote},
+    mounts::Mounts,
     remains::Remains,
+    shm::Files,
     system_v,
     task::Task,
     thread::clone3,
@@ -21,7 +25,8 @@ use super::{
 use crate::{
     api::Obstacle,
     image::{
-        IdRange, JobImage, Membership, Namespace, NamespaceId, NamespaceKind, Pid, UserNamespace,
+        ClockShift, IdRange, JobImage, Membership, Namespace, NamespaceId, NamespaceKind, Pid,
+        UserNamespace,
     },
     inspect::visit,
     sys::{
@@ -30,6 +35,7 @@ use crate::{
     },
 };
 
+const CLONE_NEWTIME: u64 = 0x80;
 const CLONE_NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
 const PR_SET_SECUREBITS: u64 = 28;
 /// SECBIT_NO_SETUID_FIXUP: a change of user IDs leaves the capabilities alone.
@@ -39,6 +45,9 @@ const NO_SETUID_FIXUP: u64 = 1 << 2;
 #[derive(Debug, Default)]
 pub(super) struct Namespaces {
     made: Vec<(u64, File)>,
+    pub(super) mounts: Mounts,
+    /// Of time namespaces, by their numbers.
+    shifts: BTreeMap<NamespaceId, ClockShift>,
 }
 
 /// What makers are made of.
@@ -48,20 +57,38 @@ pub(super) struct Means<'a> {
     /// The husks' descriptor that stands for the daemon.
     pub(super) daemon: i32,
     pub(super) remains: &'a mut Remains,
+    /// Of the job's clocks.
+    pub(super) offsets: Offsets,
 }
 
 impl Namespaces {
     /// Makes all of an image, owners before what they own.
-    pub(super) fn make(image: &JobImage, means: &mut Means<'_>) -> Result<Self, RestoreError> {
+    pub(super) fn make(
+        image: &JobImage,
+        means: &mut Means<'_>,
+        files: &mut Files,
+    ) -> Result<Self, RestoreError> {
         let mut all = Self::default();
+        let is_mount = |one: &Namespace| matches!(one.kind, NamespaceKind::Mount(_));
+        if image.namespaces.iter().any(is_mount) {
+            all.mounts = Mounts::make(means.stage()?, image, files)?;
+        }
         for (id, wanted) in (0..).zip(&image.namespaces) {
             check(id, wanted, &image.namespaces)?;
             let pid = means.zygote.id.saturating_add(1);
             let mut maker = means.spawn(pid)?;
             let made = all.one(&mut maker, wanted, image, means);
             means.dismiss(maker)?;
-            all.made.push(made?);
+            let (flag, file) = made?;
+            if let NamespaceKind::Mount(mounts) = &wanted.kind {
+                all.mounts.fill(id, &file, mounts, &image.systems)?;
+            }
+            if let NamespaceKind::Time(shift) = &wanted.kind {
+                all.shifts.insert(id, *shift);
+            }
+            all.made.push((flag, file));
         }
+        all.mounts.reopen(image, files);
         Ok(all)
     }
 
@@ -77,6 +104,9 @@ impl Namespaces {
         if let NamespaceKind::User(user) = &wanted.kind {
             become_owner(&mut batch, user.owner_uid, group(wanted.owner, image));
         }
+        if let (NamespaceKind::Mount(_), Some(stage)) = (&wanted.kind, self.mounts.stage()) {
+            enter(&mut batch, (flag, stage), means.daemon.into());
+        }
         if let Some(owner) = wanted.owner {
             self.enter(&mut batch, owner, means.daemon.into());
         }
@@ -90,12 +120,14 @@ impl Namespaces {
 
     /// Calls that take a husk into a namespace.
     fn enter(&self, batch: &mut Batch, id: NamespaceId, daemon: Arg) {
-        let Some((flag, file)) = self.made.get(id as usize) else {
-            return;
-        };
-        let fetched = fetch(batch, daemon, file.as_raw_fd());
-        batch.call(libc::SYS_setns, &[fetched, (*flag).into()]);
-        batch.call(libc::SYS_close, &[fetched]);
+        if let Some((flag, file)) = self.made.get(id as usize) {
+            enter(batch, (*flag, file), daemon);
+        }
+    }
+
+    /// A namespace, open.
+    pub(super) fn file(&self, id: NamespaceId) -> Option<&File> {
+        self.made.get(id as usize).map(|(_, file)| file)
     }
 
     fn fill(
@@ -111,8 +143,15 @@ impl Namespaces {
                 .map_err(error::host("bring the loopback device of the job up"))
         };
         match &wanted.kind {
-            NamespaceKind::Cgroup | NamespaceKind::Net { loopback_up: false } => Ok(()),
+            // Of a mount namespace, see `Mounts::fill`.
+            NamespaceKind::Cgroup
+            | NamespaceKind::Mount(_)
+            | NamespaceKind::Net { loopback_up: false } => Ok(()),
             NamespaceKind::Net { loopback_up: true } => network(namespace::raise_loopback),
+            NamespaceKind::Time(shift) => {
+                clocks::write(maker.host(), means.offsets.shifted(*shift))
+                    .map_err(error::host("set the clocks of a time namespace of the job"))
+            }
             NamespaceKind::Ipc(objects) => system_v::make_plain(maker.host(), objects),
             NamespaceKind::Uts {
                 hostname,
@@ -192,10 +231,23 @@ impl Namespaces {
             ipc,
             net,
             cgroup,
+            mount,
+            time: _,
         } = membership;
-        for id in [uts, ipc, net, cgroup].into_iter().flatten() {
+        for id in [uts, ipc, net, cgroup, mount].into_iter().flatten() {
             self.enter(batch, *id, daemon);
         }
+    }
+
+    /// How the clocks of a process differ from the job's.
+    pub(super) fn shift(&self, membership: &Membership) -> ClockShift {
+        let found = membership.time.and_then(|id| self.shifts.get(&id));
+        found.copied().unwrap_or_default()
+    }
+
+    /// The time namespace of a process, if it is not that of the job's first one.
+    pub(super) fn time(&self, membership: &Membership) -> Option<&File> {
+        self.file(membership.time?)
     }
 
     /// Calls that take a process into its user namespace. It has all rights there, and
@@ -208,6 +260,20 @@ impl Namespaces {
 }
 
 impl Means<'_> {
+    /// A copy of the capsule's mount namespace.
+    fn stage(&mut self) -> Result<File, RestoreError> {
+        let mut maker = self.spawn(self.zygote.id.saturating_add(1))?;
+        let mut batch = Batch::new();
+        let flag = libc::CLONE_NEWNS as u64;
+        batch.call(libc::SYS_unshare, &[flag.into()]);
+        let made = maker.run(self.injector, &batch, "make a namespace of the job");
+        let path = format!("/proc/{}/ns/mnt", maker.host());
+        let file = File::open(&path).map_err(error::host(format!("open {path}")));
+        self.dismiss(maker)?;
+        made?;
+        file
+    }
+
     /// A husk that is the init's child, so that nobody has to wait for it.
     fn spawn(&mut self, pid: Pid) -> Result<Task, RestoreError> {
         const STEP: &str = "make a namespace of the job";
@@ -243,6 +309,13 @@ fn wait_gone(husk: HostPid) {
     }
 }
 
+/// Calls that take a husk into a namespace of the daemon's.
+fn enter(batch: &mut Batch, (flag, file): (u64, &File), daemon: Arg) {
+    let fetched = fetch(batch, daemon, file.as_raw_fd());
+    batch.call(libc::SYS_setns, &[fetched, flag.into()]);
+    batch.call(libc::SYS_close, &[fetched]);
+}
+
 fn fetch(batch: &mut Batch, daemon: Arg, fd: RawFd) -> Arg {
     let slot = batch.call(libc::SYS_pidfd_getfd, &[daemon, fd.into(), 0u64.into()]);
     Arg::Result(slot)
@@ -275,6 +348,8 @@ const fn kind(kind: &NamespaceKind) -> (u64, &'static str) {
         NamespaceKind::Ipc(_) => (libc::CLONE_NEWIPC as u64, "ipc"),
         NamespaceKind::Net { .. } => (libc::CLONE_NEWNET as u64, "net"),
         NamespaceKind::Cgroup => (libc::CLONE_NEWCGROUP as u64, "cgroup"),
+        NamespaceKind::Mount(_) => (libc::CLONE_NEWNS as u64, "mnt"),
+        NamespaceKind::Time(_) => (CLONE_NEWTIME, "time_for_children"),
     }
 }
 

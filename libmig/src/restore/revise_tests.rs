@@ -145,6 +145,7 @@ fn arbitrary(seed: &mut u64) -> MemoryImage {
 fn backing(kind: u64, file: u64, at: u64) -> Backing {
     let file = FileMapping {
         file: FilePath {
+            space: None,
             path: vec![b'/', b'a' + u8::try_from(file).unwrap()],
             mode: 0o100_644,
             size: 9,

@@ -62,19 +62,8 @@ impl Tree {
         let tree = Self {
             shm: Shm::of(root).map_err(failed())?,
         };
-        for entry in &image.shm {
-            if let (false, ShmNode::Directory(_)) = (entry.path.is_empty(), &entry.node) {
-                let (parent, name) = tree.place(&entry.path)?;
-                rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(making(&entry.path))?;
-            }
-        }
-        let objects = (0..).zip(&image.shared);
-        let objects: Vec<_> = objects
-            .filter_map(|(id, memory)| match &memory.kind {
-                SharedKind::File(file) => Some((id, file, memory.size)),
-                _ => None,
-            })
-            .collect();
+        tree.make_folders(&image.shm)?;
+        let objects = objects(image);
         // Those without a name first: the name may be another file's by now.
         for (id, file, size) in &objects {
             if !file.named && !files.contains_key(id) {
@@ -87,10 +76,36 @@ impl Tree {
         Ok((tree, files))
     }
 
+    /// Another tmpfs, which is empty.
+    pub(super) fn of(shm: Shm) -> Self {
+        Self { shm: Some(shm) }
+    }
+
+    /// Makes all names in it.
+    pub(super) fn fill(
+        &self,
+        entries: &[ShmEntry],
+        image: &JobImage,
+        files: &mut Files,
+    ) -> Result<(), RestoreError> {
+        self.make_folders(entries)?;
+        self.name_all(entries, &objects(image), files)
+    }
+
+    fn make_folders(&self, entries: &[ShmEntry]) -> Result<(), RestoreError> {
+        for entry in entries {
+            if let (false, ShmNode::Directory(_)) = (entry.path.is_empty(), &entry.node) {
+                let (parent, name) = self.place(&entry.path)?;
+                rustix::fs::mkdirat(&parent, name, Mode::RWXU).map_err(making(&entry.path))?;
+            }
+        }
+        Ok(())
+    }
+
     fn name_all(
         &self,
         entries: &[ShmEntry],
-        objects: &[(SharedId, &SharedFile, u64)],
+        objects: &[Object<'_>],
         files: &mut Files,
     ) -> Result<(), RestoreError> {
         for ShmEntry { path, node } in entries {
@@ -187,11 +202,16 @@ impl Tree {
                 SharedKind::Anonymous { .. } | SharedKind::SystemV(_) | SharedKind::Ring(_) => {}
             }
         }
+        self.settle_names(&image.shm)
+    }
+
+    /// The same of names that are no files.
+    pub(super) fn settle_names(&self, entries: &[ShmEntry]) -> Result<(), RestoreError> {
         // What is inside changes the times of a folder.
-        for entry in image.shm.iter().rev() {
-            self.settle_name(entry)?;
-        }
-        Ok(())
+        entries
+            .iter()
+            .rev()
+            .try_for_each(|entry| self.settle_name(entry))
     }
 
     fn settle_name(&self, entry: &ShmEntry) -> Result<(), RestoreError> {
@@ -223,6 +243,18 @@ impl Tree {
         }
         rustix::fs::utimensat(here, &place, &times(attributes), last).map_err(making(path))
     }
+}
+
+/// A shared object that is a file: its number, what it is, its size.
+type Object<'a> = (SharedId, &'a SharedFile, u64);
+
+fn objects(image: &JobImage) -> Vec<Object<'_>> {
+    let all = (0..).zip(&image.shared);
+    let files = all.filter_map(|(id, memory)| match &memory.kind {
+        SharedKind::File(file) => Some((id, file, memory.size)),
+        _ => None,
+    });
+    files.collect()
 }
 
 fn settle_file(file: &File, attributes: &Attributes, exact: bool) -> io::Result<()> {

@@ -14,13 +14,14 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags};
 use super::{
     error::{RestoreError, host},
     layout::{MappedFile, huge_page_flags},
+    mounts::Roots,
     ring,
     shm::Files,
     task::Task,
 };
 use crate::{
     api::Obstacle,
-    image::{FilePath, Pid, SharedId, SharedKind, SharedMemory},
+    image::{FilePath, NamespaceId, Pid, SharedId, SharedKind, SharedMemory},
     inspect::manifest,
     sys::{
         remote::{Batch, Injector},
@@ -35,24 +36,47 @@ const F_SEAL_EXEC: u32 = 0x20;
 #[derive(Debug)]
 pub(super) struct MappedFiles {
     root: OwnedFd,
+    mounts: BTreeMap<NamespaceId, OwnedFd>,
     open: BTreeMap<Wanted, OwnedFd>,
 }
 
-/// Path, mode, size, and whether it is open for writing: what one mapping wants is not what
+/// Namespace, path, mode, size, and whether it is open for writing: what one mapping wants is not what
 /// another one has been given.
-type Wanted = (Vec<u8>, u32, u64, bool);
+type Wanted = (Option<NamespaceId>, Vec<u8>, u32, u64, bool);
 
 impl MappedFiles {
     pub(super) fn new(root: OwnedFd) -> Self {
         Self {
             root,
+            mounts: BTreeMap::new(),
             open: BTreeMap::new(),
         }
+    }
+
+    /// Also in these mount namespaces.
+    pub(super) fn with(
+        root: OwnedFd,
+        mounts: &BTreeMap<NamespaceId, OwnedFd>,
+    ) -> Result<Self, RestoreError> {
+        let mounts = mounts.iter().map(|(id, root)| Ok((*id, root.try_clone()?)));
+        let mounts: std::io::Result<_> = mounts.collect();
+        Ok(Self {
+            mounts: mounts.map_err(host("keep the roots of the job open"))?,
+            ..Self::new(root)
+        })
     }
 
     /// The job's root directory, for as long as files are opened.
     pub(super) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+
+    /// All root directories.
+    pub(super) fn roots(&self) -> Roots<'_> {
+        Roots {
+            home: self.root.as_fd(),
+            mounts: &self.mounts,
+        }
     }
 
     /// The job's root directory.
@@ -62,8 +86,8 @@ impl MappedFiles {
 
     /// A descriptor of the daemon for a mapping of process `pid`.
     pub(super) fn get(&mut self, pid: Pid, wanted: &MappedFile) -> Result<RawFd, RestoreError> {
-        let FilePath { path, mode, size } = wanted.file.clone();
-        let key = (path, mode, size, wanted.writable);
+        let file = wanted.file.clone();
+        let key = (file.space, file.path, file.mode, file.size, wanted.writable);
         if let Some(open) = self.open.get(&key) {
             return Ok(open.as_raw_fd());
         }
@@ -80,8 +104,10 @@ impl MappedFiles {
             OFlags::RDONLY
         };
         let flags = access | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
+        let root = self.roots().of(file.space);
+        let root = root.map_err(|error| obstacle(pid, file, error.to_string()))?;
         let opened = rustix::fs::openat2(
-            &self.root,
+            root,
             file.path.as_slice(),
             flags,
             Mode::empty(),

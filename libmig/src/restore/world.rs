@@ -6,9 +6,11 @@ use super::{
     RestoreHost,
     address_space::Segment,
     build::{Base, nowhere},
+    clocks::Offsets,
     error::RestoreError,
     files::{self, Opened},
     layout::{self, Attach, Layout, Piece},
+    mounts::Roots,
     namespaces::{Means, Namespaces},
     numbers::Numbers,
     own,
@@ -41,7 +43,7 @@ impl World {
         prepared: &mut Prepared,
         image: &JobImage,
         host: &mut dyn RestoreHost,
-        base: Base,
+        (base, offsets): (Base, Offsets),
     ) -> Result<(Self, Vec<Attachment>), RestoreError> {
         let root = prepared.root.as_fd();
         let (own, names) = own::make(image, root, host)?;
@@ -52,11 +54,16 @@ impl World {
             injector: base.injector,
             daemon: base.daemon,
             remains: &mut prepared.remains,
+            offsets,
         };
-        let namespaces = Namespaces::make(image, &mut means)?;
+        let namespaces = Namespaces::make(image, &mut means, &mut files)?;
         let zygote = &mut prepared.zygote;
         let shared = SharedObjects::make(&image.shared, files, zygote, base.injector)?;
-        let mut opened = files::open(image, root, host, &|id| shared.duplicate(id))?;
+        let roots = Roots {
+            home: root,
+            mounts: namespaces.mounts.roots(),
+        };
+        let mut opened = files::open_in(image, roots, host, &|id| shared.duplicate(id))?;
         opened.open_queues(image, prepared.init)?;
         opened.names = names;
         let world = Self {

@@ -8,6 +8,7 @@ pub mod close_range;
 pub mod cpuid;
 pub mod descriptor;
 pub mod lock;
+pub mod mount;
 pub mod mqueue;
 pub mod namespace;
 pub mod pagemap;

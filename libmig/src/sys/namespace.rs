@@ -1,11 +1,18 @@
 //! Namespaces as objects (ioctl_ns(2)), and the loopback device of a network namespace.
 
 use std::{
-    io,
-    os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+    io::{self, Read},
+    os::{
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+    thread,
 };
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use super::HostPid;
 
 /// linux/nsfs.h.
 const NS_GET_USERNS: libc::Ioctl = 0xb701;
@@ -39,6 +46,49 @@ pub fn owner_uid(namespace: impl AsFd) -> io::Result<u32> {
     // SAFETY: NS_GET_OWNER_UID writes one uid_t.
     check(unsafe { libc::ioctl(fd, NS_GET_OWNER_UID, &raw mut uid) })?;
     Ok(uid)
+}
+
+/// Calls `look` with a process that is in a user namespace, for as long as that takes: one
+/// that is made for it, since only of a process does /proc tell the maps.
+///
+/// # Errors
+/// setns(2), or no process can be made.
+pub fn with_resident<T>(namespace: impl AsFd, look: impl FnOnce(HostPid) -> T) -> io::Result<T> {
+    let namespace = namespace.as_fd().as_raw_fd();
+    let (mut told, tell) = io::pipe()?;
+    let (wait, leave) = io::pipe()?;
+    let (tell_fd, wait_fd) = (tell.as_raw_fd(), wait.as_raw_fd());
+    let leave_fd = leave.as_raw_fd();
+    let mut command = Command::new("/proc/self/exe");
+    // SAFETY: between fork and exec the closure makes system calls only, allocates nothing and
+    // takes no lock; it always fails, so that nothing is executed.
+    unsafe {
+        command.pre_exec(move || {
+            libc::close(leave_fd);
+            if libc::setns(namespace, libc::CLONE_NEWUSER) == 0 {
+                let own = libc::getpid().to_ne_bytes();
+                libc::write(tell_fd, own.as_ptr().cast(), own.len());
+                let mut nothing = 0u8;
+                libc::read(wait_fd, (&raw mut nothing).cast(), 1);
+            }
+            Err(io::Error::from_raw_os_error(libc::ECANCELED))
+        });
+    }
+    thread::scope(|scope| {
+        // Returns when the child has ended; nobody else has the end that tells then.
+        let child = scope.spawn(move || {
+            let ended = command.spawn();
+            drop(tell);
+            ended.map(drop)
+        });
+        let mut own = [0; 4];
+        let found = told
+            .read_exact(&mut own)
+            .map(|()| look(HostPid::new(i32::from_ne_bytes(own))));
+        drop(leave);
+        drop(child.join());
+        found
+    })
 }
 
 /// Whether `lo` of the calling thread's network namespace is up.

@@ -1,5 +1,7 @@
 //! Protocol versions, newest first, each with its reason.
 //!
+//! 33. Time namespaces that the job has made.
+//! 32. Mount namespaces that the job has made.
 //! 31. Connections of Unix sockets that nobody has accepted; datagrams that wait in UDP sockets.
 //! 30. Message queues of POSIX.
 //! 29. Bytes that lie in another file.
@@ -33,9 +35,9 @@
 //! 1. The first: offer, image, bulk, built, commit, released.
 
 /// The newest version this build speaks.
-pub const NEWEST: u16 = 31;
+pub const NEWEST: u16 = 33;
 /// The oldest version this build still speaks.
-pub const OLDEST: u16 = 31;
+pub const OLDEST: u16 = 33;
 
 /// The version two nodes use: the newest that both speak.
 #[must_use]

@@ -6,6 +6,38 @@ use anyhow::Result;
 
 use super::inputs::write;
 
+/// A shell and Python in a sandbox of an ordinary user, with files in a tmpfs that only the sandbox has.
+pub(super) fn bubblewrap(directory: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let outside = r#"
+exec setpriv --reuid 65534 --regid 65534 --clear-groups bwrap --unshare-all     --ro-bind /usr /usr --symlink usr/lib /lib --symlink usr/lib64 /lib64 --symlink usr/bin /bin     --ro-bind /etc /etc --bind "$PWD" /work --tmpfs /tmp --proc /proc --dev /dev --chdir /work     sh inside.sh
+"#;
+    let inside = r#"
+set -eu
+: > sandbox.out
+echo kept > /tmp/kept
+for round in $(seq 1 80); do
+    seq 1 5000 > /tmp/numbers
+    sort -r /tmp/numbers | sha1sum >> sandbox.out
+    ln -f /tmp/numbers /tmp/link
+    python3 - $round <<'END' >> sandbox.out
+import os, sys, time
+with open("/tmp/link") as numbers:
+    first = numbers.readline()
+    time.sleep(0.02)
+    print(int(first) + sum(map(int, numbers)), sys.argv[1], os.stat("/tmp/numbers").st_nlink, os.getuid())
+END
+    cat /tmp/kept >> sandbox.out
+    ! touch /usr/new 2> /dev/null
+    test -c /dev/null -a -r /proc/1/stat -a ! -e /root
+done
+echo end >> sandbox.out
+"#;
+    std::fs::set_permissions(directory, PermissionsExt::from_mode(0o777))?;
+    write(directory, "outside.sh", outside)?;
+    write(directory, "inside.sh", inside)
+}
+
 /// Threads that make garbage faster than one collector removes it, and check what they keep.
 pub(super) fn java(directory: &Path) -> Result<()> {
     let program = r#"

@@ -42,6 +42,15 @@ pub(super) fn pipelines(directory: &Path, stdout: &[u8]) -> Result<Vec<u8>> {
     Ok(result)
 }
 
+pub(super) fn sandbox(directory: &Path, _: &[u8]) -> Result<Vec<u8>> {
+    let result = read(directory, "sandbox.out")?;
+    ensure!(
+        result.ends_with(b"end\n"),
+        "the sandbox did not come to its end"
+    );
+    Ok(result)
+}
+
 /// The archive itself: xz promises the same bytes for the same blocks, whatever its threads do.
 pub(super) fn xz(directory: &Path, _: &[u8]) -> Result<Vec<u8>> {
     let unpacked = tool(directory, "xz", &["-dc", "text.xz"])?.stdout;

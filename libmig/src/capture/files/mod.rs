@@ -113,6 +113,6 @@ pub fn capture(
     shared: &mut SharedRegistry,
     hold: &mut dyn Hold,
 ) -> Result<FileTables, FilesError> {
-    let table = table::Table::read(processes, stdio)?;
+    let table = table::Table::read(processes, stdio, shared.atlas())?;
     object::Objects::new(processes, stdio, &table, shared).capture(hold)
 }

@@ -101,10 +101,11 @@ impl<'a> Objects<'a> {
             return Ok(FileObject::Shared(object));
         }
         if found.kind == Kind::Named
-            && let Some(root) = &self.table.root
+            && let Some(atlas) = &self.table.atlas
         {
             let link = format!("/proc/self/fd/{}", found.copy.as_raw_fd());
-            let own = self.shared.named(root, Path::new(&link), &found.seen.link);
+            let place = atlas.place_of(&found.copy);
+            let own = self.shared.named(place, Path::new(&link), &found.seen.link);
             if let Some(object) = own.map_err(found.host("the file"))? {
                 return Ok(FileObject::Shared(object));
             }
@@ -202,8 +203,9 @@ impl<'a> Objects<'a> {
         }
         let host = self.processes[found.process].host;
         let lines = &found.seen.info.inotify;
-        let root = self.table.root.as_ref();
-        let files = root.map(|root| inotify::locate(lines, host, root));
+        let place = self.table.atlas.as_ref();
+        let place = place.map(|atlas| atlas.place(Path::new(&format!("/proc/{host}/root"))));
+        let files = place.map(|place| inotify::locate(lines, host, place));
         let watches = lines
             .iter()
             .zip(files.unwrap_or_default())
@@ -295,6 +297,7 @@ fn flags(found: &Found) -> Result<i32, FilesError> {
 pub(super) fn path(seen: &Seen) -> FilePath {
     let regular = seen.stat.st_mode & libc::S_IFMT == libc::S_IFREG;
     FilePath {
+        space: seen.space,
         path: seen.link.clone(),
         mode: seen.stat.st_mode,
         size: if regular {

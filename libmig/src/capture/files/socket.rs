@@ -55,11 +55,8 @@ impl<'a> Sockets<'a> {
     pub(super) fn look(&mut self, hold: &mut dyn Hold) -> Result<(), FilesError> {
         for (file, found) in (0..).zip(&self.table.files) {
             if found.kind == Kind::Socket && !self.network.look(file, found)? {
-                let look = unix_socket::look(
-                    &found.copy,
-                    found.seen.stat.st_ino,
-                    self.table.root.as_ref(),
-                );
+                let look =
+                    unix_socket::look(&found.copy, found.seen.stat.st_ino, self.table.root());
                 let look = look.map_err(|refusal| found.refused(&refusal))?;
                 self.seen.insert(inode(found), look);
                 self.ids.insert(inode(found), file);

@@ -3,12 +3,14 @@
 use std::{
     collections::HashMap,
     os::fd::{AsFd, OwnedFd},
+    sync::Arc,
 };
 
 use super::{CapsuleStdio, FileSource, FilesError, locks::Locks};
 use crate::{
     image::{Descriptor, FileId, Pid},
     inspect::{
+        atlas::Atlas,
         fd::{self, Kind, Seen},
         files::{self, moves},
         refusal,
@@ -63,7 +65,7 @@ pub(super) struct Table {
     pub(super) descriptors: Vec<Vec<Descriptor>>,
     pub(super) locks: Locks,
     /// Where names are looked up; `None` when there is no process.
-    pub(super) root: Option<OwnedFd>,
+    pub(super) atlas: Option<Arc<Atlas>>,
 }
 
 /// Only descriptors that agree in this can be one description.
@@ -73,6 +75,7 @@ impl Table {
     pub(super) fn read(
         processes: &[FileSource<'_>],
         stdio: &CapsuleStdio,
+        atlas: Option<Arc<Atlas>>,
     ) -> Result<Self, FilesError> {
         let root = processes.first().map(|first| {
             let pid = first.pid;
@@ -80,11 +83,12 @@ impl Table {
         });
         let root = root.transpose()?;
         let devpts = root.as_ref().and_then(fd::devpts);
+        let atlas = atlas.or_else(|| root.map(|root| Arc::new(Atlas::new(root))));
         let mut table = Self {
             files: Vec::new(),
             descriptors: Vec::with_capacity(processes.len()),
             locks: Locks::default(),
-            root,
+            atlas,
         };
         let mut alike: HashMap<Likeness, Vec<FileId>> = HashMap::new();
         for (process, source) in processes.iter().enumerate() {
@@ -154,6 +158,13 @@ impl Table {
         let kind = seen
             .kind(stdio, devpts)
             .map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
+        if let (Kind::Proc(about), Some(atlas)) = (kind, &self.atlas)
+            && (atlas.place_of(&copy).space.is_some()
+                || files::is_view(processes, &seen, about, atlas))
+        {
+            let refusal = refusal::view(&seen.name());
+            return Err(FilesError::refused(pid, number, &refusal));
+        }
         if let Kind::Proc(about) = kind
             && !(moves(processes, about) && self.leads_here(&seen))
         {
@@ -165,9 +176,13 @@ impl Table {
             Kind::Fifo => !seen.deleted(),
             _ => false,
         };
-        if named && let Some(root) = &self.root {
-            let found = seen.find_name(root);
-            found.map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
+        if let Some(atlas) = self.atlas.as_ref().filter(|_| seen.link.starts_with(b"/")) {
+            let place = atlas.place_of(&copy);
+            seen.space = place.space;
+            if named {
+                let found = seen.find_name(place.root);
+                found.map_err(|refusal| FilesError::refused(pid, number, &refusal))?;
+            }
         }
         let file = FileId::try_from(self.files.len()).expect("fewer than 2^32 descriptors");
         candidates.push(file);
@@ -181,10 +196,15 @@ impl Table {
         Ok(file)
     }
 
+    /// The capsule's root.
+    pub(super) fn root(&self) -> Option<&OwnedFd> {
+        self.atlas.as_ref().map(|atlas| atlas.home())
+    }
+
     /// By its name in the capsule, also for a process with another root
     /// directory: names in /proc are relative to the reader's root.
     fn leads_here(&self, seen: &Seen) -> bool {
-        self.root.as_ref().is_some_and(|root| seen.leads_here(root))
+        self.root().is_some_and(|root| seen.leads_here(root))
     }
 }
 

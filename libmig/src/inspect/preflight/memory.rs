@@ -4,10 +4,8 @@ use std::{
     collections::BTreeSet,
     fs::{self, File},
     io::{self, Read},
-    os::{
-        fd::OwnedFd,
-        unix::{ffi::OsStrExt, fs::MetadataExt},
-    },
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::Path,
 };
 
 use super::{
@@ -16,6 +14,7 @@ use super::{
 };
 use crate::{
     inspect::{
+        atlas::Atlas,
         fd,
         mapping_rules::{self, Kind},
         refusal::{self, Refusal},
@@ -29,7 +28,7 @@ use crate::{
 const DELETED: &[u8] = b" (deleted)";
 const RESTART: &str = "restart the program, so that it uses the file that is there now";
 
-pub(super) fn check(subject: &mut Subject, init: HostPid) {
+pub(super) fn check(subject: &mut Subject, init: HostPid, atlas: Option<&Atlas>) {
     let class = program_class(subject.host);
     if let Some(class) = subject.read("its program", class)
         && class != ELFCLASS64
@@ -39,7 +38,7 @@ pub(super) fn check(subject: &mut Subject, init: HostPid) {
             "use the 64-bit version of the program",
         ));
     }
-    let Some(root) = subject.read("the root directory of the job", fd::root(init)) else {
+    let Some(atlas) = atlas else {
         return;
     };
     for (link, remedy) in [
@@ -47,11 +46,11 @@ pub(super) fn check(subject: &mut Subject, init: HostPid) {
         ("cwd", "let the program change to a directory that exists"),
         ("root", "start the program in a directory that exists"),
     ] {
-        check_link(subject, &root, link, remedy);
+        check_link(subject, atlas, link, remedy);
     }
     let own = HostPid::own();
     let apart = namespaces::link(init, "ipc") != namespaces::link(own, "ipc");
-    check_mappings(subject, &root, apart);
+    check_mappings(subject, atlas, apart);
 }
 
 const ELFCLASS64: u8 = 2;
@@ -71,8 +70,9 @@ fn program_class(host: HostPid) -> io::Result<u8> {
 
 /// A link of `/proc/PID` has to lead to what the same path leads to at the
 /// destination: a path in the job's root.
-fn check_link(subject: &mut Subject, root: &OwnedFd, link: &'static str, remedy: &'static str) {
+fn check_link(subject: &mut Subject, atlas: &Atlas, link: &'static str, remedy: &'static str) {
     let magic = format!("/proc/{}/{link}", subject.host);
+    let root = atlas.place(Path::new(&magic)).root;
     let seen = fs::read_link(&magic).and_then(|path| Ok((path, fs::metadata(&magic)?)));
     let Some((path, metadata)) = subject.read(link, seen) else {
         return;
@@ -95,12 +95,12 @@ fn check_link(subject: &mut Subject, root: &OwnedFd, link: &'static str, remedy:
 }
 
 /// `apart`: the job has an IPC namespace of its own.
-fn check_mappings(subject: &mut Subject, root: &OwnedFd, apart: bool) {
+fn check_mappings(subject: &mut Subject, atlas: &Atlas, apart: bool) {
     let areas = smaps::read(subject.host);
     let Some(areas) = subject.read("its mappings", areas) else {
         return;
     };
-    let own = Shm::of(root).ok().flatten().map(|shm| shm.device());
+    let own = Shm::of(atlas.home()).ok().flatten().map(|shm| shm.device());
     // A file has several mappings as a rule: one look, and each reason once.
     let mut looked = BTreeSet::new();
     let mut told = BTreeSet::new();
@@ -110,7 +110,7 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd, apart: bool) {
         match mapping_rules::classify(subject.pid, area) {
             Ok(Kind::File) if looked.insert(file) => {
                 // An error: the mapping has changed since.
-                if let Ok(Some(finding)) = unreachable(subject.host, root, own, area) {
+                if let Ok(Some(finding)) = unreachable(subject.host, atlas, own, area) {
                     subject.refuse(mapping_rules::describe(area), finding);
                 }
             }
@@ -139,14 +139,17 @@ fn check_mappings(subject: &mut Subject, root: &OwnedFd, apart: bool) {
 /// Why the file of a mapping would not be found by its name.
 fn unreachable(
     host: HostPid,
-    root: &OwnedFd,
+    atlas: &Atlas,
     own: Option<u64>,
     area: &DetailedArea,
 ) -> io::Result<Option<Finding>> {
     let (start, end) = (area.area.start, area.area.end);
-    let mapped = fs::metadata(format!("/proc/{host}/map_files/{start:x}-{end:x}"))?;
-    Ok(match whereabouts(root, own, area, &mapped) {
-        Whereabouts::Named | Whereabouts::Object => None,
-        Whereabouts::Lost(reason) => Some(Finding::new(reason, RESTART)),
-    })
+    let link = format!("/proc/{host}/map_files/{start:x}-{end:x}");
+    let mapped = fs::metadata(&link)?;
+    Ok(
+        match whereabouts(atlas.place(Path::new(&link)).root, own, area, &mapped) {
+            Whereabouts::Named | Whereabouts::Object => None,
+            Whereabouts::Lost(reason) => Some(Finding::new(reason, RESTART)),
+        },
+    )
 }

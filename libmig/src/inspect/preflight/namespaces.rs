@@ -8,8 +8,11 @@ use super::{
     tasks,
 };
 use crate::{
+    api::Obstacle,
     image::Pid,
     inspect::{
+        atlas::Atlas,
+        mount_tree,
         nest::{self, Misfit, Nest},
         pid_spaces::misfit_of_threads,
         process::{self, Scope},
@@ -19,7 +22,7 @@ use crate::{
 
 /// Links of `/proc/TID/ns` that are the init's in every thread of the job,
 /// and their names for people. After a move the clocks of a job are in a time
-/// namespace of their own, the init's are not: see [`TIME`].
+/// namespace of their own, the init's are not.
 const OF_CAPSULE: [(&str, &str, &str); 8] = [
     ("pid", "pid", "pid"),
     ("pid_for_children", "pid", "pid (for its children)"),
@@ -30,12 +33,6 @@ const OF_CAPSULE: [(&str, &str, &str); 8] = [
     ("net", "net", "network"),
     ("cgroup", "cgroup", "cgroup"),
 ];
-/// Links that are those of the tree's first process in every thread.
-const TIME: [(&str, &str); 2] = [
-    ("time", "time"),
-    ("time_for_children", "time (for its children)"),
-];
-
 /// What the processes of a capsule have in common.
 pub(super) struct Home {
     /// Links of the init, in the order of [`OF_CAPSULE`]; `None` where the
@@ -86,7 +83,11 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
     let mut nested = false;
     for task in &subject.tasks {
         let of_capsule = OF_CAPSULE.iter().zip(&home.namespaces);
-        let of_time = TIME.iter().map(|(file, name)| (*file, *name, &home.time));
+        let own = link(task.host, "time");
+        let of_time = [
+            ("time", "time", &home.time),
+            ("time_for_children", "time (for its children)", &own),
+        ];
         let all = of_capsule.map(|((file, _, name), wanted)| (*file, *name, wanted));
         for (file, name, wanted) in all.chain(of_time) {
             let Some(wanted) = wanted else {
@@ -126,6 +127,8 @@ pub(super) fn check(subject: &mut Subject, home: &Home) {
 /// Namespaces that the job has made: the same for all threads, and nothing in them that stays.
 fn check_nested(subject: &mut Subject, home: &Home) {
     let mut nest = Nest::new(home.keeper);
+    // The first process says which clocks are the job's.
+    nest.take_clocks(&home.members);
     let mut of_process = None;
     let threads: Vec<_> = subject
         .tasks
@@ -158,6 +161,23 @@ fn check_nested(subject: &mut Subject, home: &Home) {
             subject.refuse_process(Finding::new(reason, remedy));
         }
     }
+}
+
+/// Mount namespaces of the job that cannot be made anew.
+pub(super) fn mounts(init: HostPid, atlas: &Atlas) -> Vec<Obstacle> {
+    if atlas.lands().is_empty() {
+        return Vec::new();
+    }
+    // An error: the init has ended.
+    let misfits = mount_tree::judge(init, atlas).unwrap_or_default();
+    let misfits = misfits.into_iter().map(|misfit| Obstacle {
+        pid: None,
+        object: "mount namespace".to_owned(),
+        reason: misfit.reason,
+        remedy: misfit.remedy.to_owned(),
+        transient: false,
+    });
+    misfits.collect()
 }
 
 /// Its parent is the init or another process of the job.

@@ -9,6 +9,7 @@ use std::{
 use rustix::fs::inotify::{WatchFlags, add_watch};
 
 use super::{FilesError, Opened};
+use crate::restore::mounts::Roots;
 use crate::{
     image::{FileObject, InotifyWatch, JobImage},
     inspect::manifest,
@@ -20,11 +21,16 @@ impl Opened {
     ///
     /// # Errors
     /// [`FilesError::Refused`] names a file that is not here.
-    pub fn watch(&self, image: &JobImage, root: BorrowedFd<'_>) -> Result<(), FilesError> {
+    pub(in crate::restore) fn watch(
+        &self,
+        image: &JobImage,
+        roots: Roots<'_>,
+    ) -> Result<(), FilesError> {
         for (opened, description) in self.files.iter().zip(&image.files) {
             if let FileObject::Inotify(watches) = &description.object {
                 for watch in watches {
-                    set(opened, watch, root)?;
+                    let root = roots.of(watch.file.space);
+                    set(opened, watch, root.map_err(FilesError::make("a watch"))?)?;
                 }
             }
         }

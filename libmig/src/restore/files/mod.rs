@@ -23,7 +23,7 @@ pub(super) use object::nameless;
 pub use place::{Seat, place, take_terminal};
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::File,
     io,
     os::{
@@ -34,9 +34,10 @@ use std::{
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 
-use super::{RestoreHost, clocks, names::StagedName};
+use super::{RestoreHost, clocks, mounts::Roots, names::StagedName};
 use crate::image::{
-    Clocks, EpollEntry, FileId, FileObject, JobImage, OpenFile, Pid, ProcessKind, SharedId,
+    Clocks, EpollEntry, FileId, FileObject, JobImage, NamespaceId, OpenFile, Pid, ProcessKind,
+    SharedId,
 };
 
 /// Every open file description of a tree, made and filled, in this process.
@@ -113,8 +114,23 @@ pub fn open(
     host: &mut dyn RestoreHost,
     shared: &dyn Fn(SharedId) -> Option<OwnedFd>,
 ) -> Result<Opened, FilesError> {
-    let terminals = terminal::Terminals::open(image, root, host)?;
-    let mut objects = object::Objects::new(image, root, host, shared, &terminals)?;
+    static NONE: BTreeMap<NamespaceId, OwnedFd> = BTreeMap::new();
+    let roots = Roots {
+        home: root,
+        mounts: &NONE,
+    };
+    open_in(image, roots, host, shared)
+}
+
+/// The same, where the job has mount namespaces of its own.
+pub(super) fn open_in(
+    image: &JobImage,
+    roots: Roots<'_>,
+    host: &mut dyn RestoreHost,
+    shared: &dyn Fn(SharedId) -> Option<OwnedFd>,
+) -> Result<Opened, FilesError> {
+    let terminals = terminal::Terminals::open(image, roots.home, host)?;
+    let mut objects = object::Objects::new(image, roots, host, shared, &terminals)?;
     let mut files = Vec::with_capacity(image.files.len());
     for (file, description) in (0..).zip(&image.files) {
         let opened = objects.open(file, description, &files)?;

@@ -22,7 +22,7 @@ use crate::{
         FileId, FileObject, FilePath, JobImage, OpenFile, SharedId, SharedKind, Stdio, UnlinkedFile,
     },
     inspect::manifest,
-    restore::RestoreHost,
+    restore::{RestoreHost, mounts::Roots},
     sys::descriptor,
 };
 
@@ -107,6 +107,7 @@ pub(super) fn by_name(
 /// What stands for every file of `/proc`, and every pidfd, until that can be opened.
 fn proc_root() -> FilePath {
     FilePath {
+        space: None,
         path: b"/proc".to_vec(),
         mode: libc::S_IFDIR,
         size: 0,
@@ -115,7 +116,7 @@ fn proc_root() -> FilePath {
 
 /// What is needed to open descriptions.
 pub(super) struct Objects<'a> {
-    root: BorrowedFd<'a>,
+    roots: Roots<'a>,
     host: &'a mut dyn RestoreHost,
     shared: &'a dyn Fn(SharedId) -> Option<OwnedFd>,
     terminals: &'a Terminals,
@@ -129,7 +130,7 @@ pub(super) struct Objects<'a> {
 impl<'a> Objects<'a> {
     pub(super) fn new(
         image: &JobImage,
-        root: BorrowedFd<'a>,
+        roots: Roots<'a>,
         host: &'a mut dyn RestoreHost,
         shared: &'a dyn Fn(SharedId) -> Option<OwnedFd>,
         terminals: &'a Terminals,
@@ -137,11 +138,11 @@ impl<'a> Objects<'a> {
         let shared_objects = (0..).zip(&image.shared);
         let rings = shared_objects.filter(|(_, one)| matches!(one.kind, SharedKind::Ring(_)));
         Ok(Self {
-            root,
+            roots,
             host,
             shared,
             terminals,
-            pipes: Pipes::make(image, root)?,
+            pipes: Pipes::make(image, roots)?,
             streams: HashMap::new(),
             unlinked: HashMap::new(),
             rings: rings.map(|(id, _)| id).collect(),
@@ -173,7 +174,7 @@ impl<'a> Objects<'a> {
             FileObject::Stdio(stream) => self.stream(file, *stream, how, earlier)?,
             FileObject::TtyMaster(tty) => self.terminals.master(*tty)?,
             FileObject::TtySlave(tty) | FileObject::ControllingTty(tty) => {
-                self.terminals.slave(*tty, self.root, how)?
+                self.terminals.slave(*tty, self.roots.home, how)?
             }
             FileObject::Shared(object) => {
                 let memory = (self.shared)(*object);
@@ -205,7 +206,12 @@ impl<'a> Objects<'a> {
     }
 
     fn path(&self, path: &FilePath, how: OFlags) -> Result<OwnedFd, FilesError> {
-        by_name(self.root, path, how)
+        by_name(self.root(path)?, path, how)
+    }
+
+    fn root(&self, file: &FilePath) -> Result<BorrowedFd<'a>, FilesError> {
+        let root = self.roots.of(file.space);
+        root.map_err(FilesError::make(String::from_utf8_lossy(&file.path)))
     }
 
     fn device(
@@ -214,7 +220,7 @@ impl<'a> Objects<'a> {
         numbers: (u32, u32),
         how: OFlags,
     ) -> Result<OwnedFd, FilesError> {
-        let found = find(self.root, path)?;
+        let found = find(self.root(path)?, path)?;
         let what = String::from_utf8_lossy(&path.path);
         let device = rustix::fs::fstat(&found)
             .map_err(FilesError::make(what.clone()))?
@@ -265,7 +271,7 @@ impl<'a> Objects<'a> {
         let path = Path::new(std::ffi::OsStr::from_bytes(&unlinked.path));
         let directory = path.parent().unwrap_or(Path::new("/"));
         let what = || format!("the unlinked file {}", path.display());
-        let made = nameless(self.root, directory).map_err(FilesError::make(what()))?;
+        let made = nameless(self.roots.home, directory).map_err(FilesError::make(what()))?;
         let owner = (Uid::from_raw(unlinked.uid), Gid::from_raw(unlinked.gid));
         rustix::fs::fchown(&made, Some(owner.0), Some(owner.1))
             .and_then(|()| rustix::fs::fchmod(&made, Mode::from_raw_mode(unlinked.mode & 0o7777)))

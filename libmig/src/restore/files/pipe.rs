@@ -17,7 +17,8 @@ use super::{
     object::{flags, reopen},
 };
 use crate::{
-    image::{JobImage, OpenFile, Pipe, PipeId},
+    image::{Fifo, JobImage, OpenFile, Pipe, PipeId},
+    restore::mounts::Roots,
     sys::descriptor,
 };
 
@@ -38,11 +39,15 @@ pub(super) struct Ends {
 }
 
 impl Pipes {
-    pub(super) fn make(image: &JobImage, root: BorrowedFd<'_>) -> Result<Self, FilesError> {
+    pub(super) fn make(image: &JobImage, roots: Roots<'_>) -> Result<Self, FilesError> {
+        let root = |fifo: &Fifo| {
+            let root = roots.of(fifo.file.space);
+            root.map_err(FilesError::make("a FIFO"))
+        };
         let ends = image.pipes.iter().map(|pipe| match &pipe.fifo {
             None => anonymous(pipe),
-            Some(fifo) if fifo.unlinked => fifo::nameless(pipe, fifo, root),
-            Some(fifo) => fifo::named(pipe, fifo, root),
+            Some(fifo) if fifo.unlinked => fifo::nameless(pipe, fifo, root(fifo)?),
+            Some(fifo) => fifo::named(pipe, fifo, root(fifo)?),
         });
         let ends = ends.collect::<Result<_, _>>()?;
         Ok(Self { ends })

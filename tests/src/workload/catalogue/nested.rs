@@ -66,4 +66,25 @@ pub(super) const NESTED: &[Workload] = &[
         "a container: a first process in namespaces of all kinds but mount and time",
         &["id"],
     ),
+    of(
+        "mounts",
+        "nested-mount",
+        &["--mode", "own"],
+        "a mount namespace: a tmpfs with all kinds of files, binds of a directory and of a file, a proc",
+        &["file", "mount"],
+    ),
+    of(
+        "mounts",
+        "nested-mount-sandbox",
+        &["--mode", "sandbox"],
+        "a root of its own in a user, a mount and a pid namespace, as bubblewrap makes it",
+        &["file", "mount"],
+    ),
+    of(
+        "times",
+        "nested-time",
+        &[],
+        "a time namespace: clocks that are ahead of those of the parent, and sleeps by them",
+        &["clock"],
+    ),
 ];
