@@ -85,14 +85,10 @@ fn a_tracer_is_named() {
 #[test]
 fn namespaces_of_its_own_are_named() {
     let program = Program::compile();
-    for (flag, name) in [
-        ("20000", "another mount namespace"),
-        (NEWTIME, "another time (for its children) namespace"),
-    ] {
-        assert_refused(&program, &["unshare", flag], name);
-    }
+    let time = "another time (for its children) namespace";
+    assert_refused(&program, &["unshare", NEWTIME], time);
     for flag in [
-        "2000000", "4000000", "8000000", "10000000", "20000000", "40000000",
+        "20000", "2000000", "4000000", "8000000", "10000000", "20000000", "40000000",
     ] {
         let odd = Oddity::start(&program, &["unshare", flag]).unwrap();
         assert_eq!(obstacles(odd.pid()), [""; 0]);
@@ -101,8 +97,7 @@ fn namespaces_of_its_own_are_named() {
     assert_refused(&program, thread, "in other namespaces than its process");
     let odd = Oddity::start(&program, &["unshare-child", NEWTIME]).unwrap();
     let (child, _) = process::tree(odd.pid())[0];
-    let found = obstacles(child).join("\n");
-    assert!(found.contains("another time namespace"), "{found}");
+    assert_eq!(obstacles(child), [""; 0]);
 }
 
 #[test]
