@@ -12,6 +12,7 @@
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <netinet/udp.h>
 #include <poll.h>
 #include <sys/socket.h>
 
@@ -314,8 +315,56 @@ static void set(int fd, int level, int option, int value)
 	MUST(setsockopt(fd, level, option, &value, sizeof value));
 }
 
+/* What is an int, and what it is not by default. */
+static const struct {
+	int level, option, value;
+} switches[] = {
+	{ SOL_SOCKET, SO_TIMESTAMP, 1 },	{ SOL_SOCKET, SO_RXQ_OVFL, 1 },
+	{ SOL_SOCKET, SO_NO_CHECK, 1 },		{ SOL_SOCKET, SO_ZEROCOPY, 1 },
+	{ IPPROTO_IP, IP_TOS, 0x10 },		{ IPPROTO_IP, IP_TTL, 33 },
+	{ SOL_SOCKET, SO_PRIORITY, 5 },		{ SOL_SOCKET, SO_MARK, 77 },
+	{ IPPROTO_IP, IP_PKTINFO, 1 },		{ IPPROTO_IP, IP_MULTICAST_TTL, 7 },
+	{ IPPROTO_IP, IP_MULTICAST_LOOP, 0 },	{ IPPROTO_IP, IP_MULTICAST_ALL, 0 },
+	{ IPPROTO_IP, IP_MTU_DISCOVER, 2 },	{ IPPROTO_IP, IP_RECVERR, 1 },
+	{ IPPROTO_IP, IP_RECVTTL, 1 },		{ IPPROTO_IP, IP_RECVTOS, 1 },
+	{ IPPROTO_IP, IP_RECVORIGDSTADDR, 1 },	{ IPPROTO_IP, IP_MINTTL, 2 },
+	{ IPPROTO_IP, IP_TRANSPARENT, 1 },	{ IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, 1 },
+	{ IPPROTO_IPV6, IPV6_TCLASS, 0x10 },	{ IPPROTO_IPV6, IPV6_UNICAST_HOPS, 33 },
+	{ IPPROTO_IPV6, IPV6_RECVPKTINFO, 1 },	{ IPPROTO_IPV6, IPV6_MULTICAST_HOPS, 7 },
+	{ IPPROTO_IPV6, IPV6_MULTICAST_LOOP, 0 }, { IPPROTO_IPV6, IPV6_MTU_DISCOVER, 2 },
+	{ IPPROTO_IPV6, IPV6_RECVERR, 1 },	{ IPPROTO_IPV6, IPV6_RECVHOPLIMIT, 1 },
+	{ IPPROTO_IPV6, IPV6_RECVTCLASS, 1 },	{ IPPROTO_IPV6, IPV6_DONTFRAG, 1 },
+	{ IPPROTO_IPV6, IPV6_FREEBIND, 1 },	{ IPPROTO_IPV6, IPV6_TRANSPARENT, 1 },
+	{ IPPROTO_UDP, UDP_SEGMENT, 1000 },	{ IPPROTO_UDP, UDP_GRO, 1 },
+};
+enum { SWITCHES = sizeof switches / sizeof *switches };
+
+/* Which of them a socket has: what this kernel, or this kind of socket, does not know is left out. */
+static uint64_t switch_all(int fd)
+{
+	uint64_t has = 0;
+	for (int i = 0; i < SWITCHES; i++)
+		if (!setsockopt(fd, switches[i].level, switches[i].option, &switches[i].value, sizeof(int))
+		    && number(fd, switches[i].level, switches[i].option) == switches[i].value)
+			has |= (uint64_t)1 << i;
+	CHECK(has, "no option can be set");
+	return has;
+}
+
+static void want_switches(int fd, uint64_t has)
+{
+	for (int i = 0; i < SWITCHES; i++)
+		CHECK(!(has >> i & 1) || number(fd, switches[i].level, switches[i].option) == switches[i].value,
+		      "option %d of level %d", switches[i].option, switches[i].level);
+}
+
 static void options(void)
 {
+	int kinds[4] = { socket(AF_INET, SOCK_DGRAM, 0), socket(AF_INET6, SOCK_DGRAM, 0), socket(AF_INET, SOCK_STREAM, 0),
+			 socket(AF_INET6, SOCK_STREAM, 0) };
+	uint64_t has[4];
+	for (int i = 0; i < 4; i++)
+		has[i] = switch_all(kinds[i]);
 	union address where = loopback(false);
 	int listener = listening(&where), client = reach(&where, SOCK_STREAM), server = MUST(accept(listener, NULL, NULL));
 	int six = MUST(socket(AF_INET6, SOCK_STREAM, 0)), reused = number(listener, SOL_SOCKET, SO_REUSEADDR);
@@ -343,7 +392,11 @@ static void options(void)
 	for (bool more = true; more;) {
 		if (wl_sabotage("option"))
 			set(client, IPPROTO_TCP, TCP_NODELAY, 0);
+		if (wl_sabotage("switch"))
+			set(kinds[1], IPPROTO_IPV6, IPV6_RECVERR, 0);
 		more = hold();
+		for (int i = 0; i < 4; i++)
+			want_switches(kinds[i], has[i]);
 		CHECK(number(client, IPPROTO_TCP, TCP_NODELAY) == 1 && !number(server, IPPROTO_TCP, TCP_NODELAY), "NODELAY");
 		CHECK(number(client, SOL_SOCKET, SO_KEEPALIVE) == 1 && number(client, IPPROTO_TCP, TCP_KEEPIDLE) == 77, "KEEP");
 		CHECK(number(client, IPPROTO_TCP, TCP_USER_TIMEOUT) == 12345, "TCP_USER_TIMEOUT");

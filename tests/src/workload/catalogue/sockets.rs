@@ -137,8 +137,8 @@ pub(super) const SOCKETS: &[Workload] = &[
         "inet",
         "inet-options",
         &["--mode", "options"],
-        "options of TCP sockets",
-        &["option"],
+        "options of TCP and UDP sockets",
+        &["option", "switch"],
     )
     .single(),
     of(

@@ -17,8 +17,8 @@ const LOCKS: i32 = 3;
 /// What a socket has for good, or streams do not have at all.
 fn is_fixed(option: (i32, i32), state: &InetSocket) -> bool {
     const MULTICAST: [(i32, i32); 2] = [
+        (libc::IPPROTO_IPV6, libc::IPV6_MULTICAST_HOPS),
         (libc::IPPROTO_IP, libc::IP_MULTICAST_TTL),
-        (libc::IPPROTO_IP, libc::IP_MULTICAST_LOOP),
     ];
     option == (libc::IPPROTO_IPV6, libc::IPV6_V6ONLY) || state.stream && MULTICAST.contains(&option)
 }
