@@ -45,7 +45,7 @@ pub const VERSION: u32 = 3;
 
 /// Oldest version of the stream inside that is read: from it on, a field is only added with
 /// `#[serde(default)]`, a variant only added, and nothing gets another name or meaning.
-pub const OLDEST_STREAM: u16 = crate::wire::version::NEWEST;
+pub const OLDEST_STREAM: u16 = 33;
 
 const MAGIC: [u8; 8] = *b"\x89mig\r\n\x1a\n";
 const END: [u8; 8] = *b"\nend mig";
