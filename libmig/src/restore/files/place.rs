@@ -30,9 +30,8 @@ pub struct Seat<'a> {
 const ROOM: i32 = 5;
 
 /// Gives a process its descriptor table. The husk has no other descriptor, its limit
-/// allows [`ROOM`] more,
-/// and every process of the tree exists: owners of SIGIO are named here. `last` adds
-/// calls that need the pidfd as well, when all else is done.
+/// allows five more, and every process of the tree exists: owners of SIGIO are named here.
+/// `last` adds calls that need the pidfd as well, when all else is done.
 pub fn place(
     seat: &Seat<'_>,
     table: &[Descriptor],
