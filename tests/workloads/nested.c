@@ -432,7 +432,7 @@ static void container(void)
 	share();
 	pid_t init = clone_with(CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWNET | CLONE_NEWCGROUP);
 	if (!init) {
-		while (getuid() != 0)
+		while (getuid() || getgid())
 			wl_nap(WL_MS);
 		MUST(sethostname("nested-host", 11));
 		MUST(setgid(0));
