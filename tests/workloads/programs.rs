@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mig_tests::programs::Program;
+use mig_tests::programs::{ENOUGH, Program};
 use nix::pty::openpty;
 
 /// Runs it where it has been set up, with pipes.
@@ -57,6 +57,9 @@ fn run_in_a_terminal(program: Program, directory: &Path) -> Result<Vec<u8>> {
 fn result(program: Program) -> Result<(Vec<u8>, Duration)> {
     let directory = tempfile::tempdir()?;
     program.set_up(directory.path())?;
+    if program.until_told {
+        fs::write(directory.path().join(ENOUGH), "")?;
+    }
     let start = Instant::now();
     let run = if program.terminal {
         run_in_a_terminal
